@@ -1,0 +1,123 @@
+/**
+ * What an adapter has to say about its provider: pure translation between Cortex's vocabulary and the provider's wire
+ * format. No socket, no clock, no randomness: what a dialect needs of those comes in as arguments. Everything else an
+ * adapter does is written once in this library.
+ */
+import type {
+  Completion,
+  CompletionRequest,
+  EmbeddingRequest,
+  EmbeddingResult,
+  Model,
+  Part,
+  Warning,
+} from "../gen/cortex/llm/v1/llm.ts";
+import type { RpcError } from "../rpc/index.ts";
+
+/** An HTTP request to the provider, without its key. */
+export interface ProviderRequest {
+  readonly method: "GET" | "POST";
+  /** Appended to the worker's base URL; begins with a slash. */
+  readonly path: string;
+  /** JSON text; absent for GET. */
+  readonly body?: string;
+  /** Besides content-type and the key's header; names in lower case. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /** What the provider can't do and the request did not insist on. */
+  readonly warnings?: readonly Warning[];
+}
+
+/** What a dialect may know about the attempt it translates for. */
+export interface AttemptContext {
+  readonly worker: string;
+  /** The provider's own name of the model asked for. */
+  readonly model: string;
+  /** Seconds since the Unix epoch, for providers that give no time. */
+  readonly nowS: number;
+  /** A fresh identifier such as `call_k3j5h2g8`: `prefix` and random letters and digits. */
+  mintId(prefix: string): string;
+}
+
+/** An event of a stream: one SSE event, or one line of NDJSON. */
+export interface ProviderEvent {
+  /** The SSE event's name; empty for unnamed events and NDJSON. */
+  readonly name: string;
+  readonly data: string;
+}
+
+/** Reads one stream. */
+export interface EventReader {
+  /**
+   * Appends what the event means to `parts`. Throws an RpcError for an error inside the stream and
+   * PROVIDER_INVALID_ANSWER for an event that can't be understood.
+   */
+  read(event: ProviderEvent, parts: Part[]): void;
+  /**
+   * The stream has ended. True when the provider had said all of it (every choice has its finish reason, and the
+   * terminator came where the provider always sends one): anything else is a cut, whatever the socket says.
+   */
+  complete(): boolean;
+}
+
+/** What a worker of this provider is like when its configuration says nothing else. */
+export interface DialectDefaults {
+  /** Scheme, host and path prefix, without a slash at the end. */
+  readonly baseUrl: string;
+  /** Lower is tried first. */
+  readonly priority: number;
+  readonly capabilities: readonly string[];
+  readonly pool: { readonly connections: number; readonly keepAliveMs: number };
+  readonly timeouts: Timeouts;
+}
+
+/** The time-outs of a worker, in milliseconds. */
+export interface Timeouts {
+  /** Until the TCP and TLS connection stands. */
+  readonly connectMs: number;
+  /** In the queue for a connection of the pool. */
+  readonly poolMs: number;
+  /** From sending the request to the first content; for a unary call, to the whole answer's first byte. */
+  readonly firstTokenMs: number;
+  /** Between two pieces of an answer. */
+  readonly stallMs: number;
+  /** For the whole attempt. */
+  readonly totalMs: number;
+}
+
+/** The translation for one provider. */
+export interface Dialect {
+  /** The provider's name in configuration, metrics and traces: `openai`. */
+  readonly provider: string;
+  /** The provider's name in OpenTelemetry's GenAI conventions (`gcp.gemini` for Gemini); absent when it is the same. */
+  readonly telemetryName?: string;
+  /** How a stream is cut into events. */
+  readonly framing: "sse" | "ndjson";
+  readonly defaults: DialectDefaults;
+  /** The answers are simulated, not a model's. */
+  readonly simulated?: boolean;
+
+  /** The header that carries a key: `{ authorization: "Bearer …" }`. Never a URL. */
+  authorization(key: string): Readonly<Record<string, string>>;
+
+  /** Translates a chat request. Throws INVALID_REQUEST or UNSUPPORTED_PARAMETER with the field's name. */
+  chatRequest(request: CompletionRequest, stream: boolean, context: AttemptContext): ProviderRequest;
+  /** Translates a whole answer (parsed JSON of a 2xx). Throws an RpcError for an error in disguise. */
+  chatAnswer(body: unknown, context: AttemptContext): Completion;
+  /** A reader for one stream. */
+  chatEvents(context: AttemptContext): EventReader;
+
+  /** Translates a failure: an answer that is not 2xx. `body` is its text, at most 64 KiB, of any content type. */
+  error(status: number, headers: Readonly<Record<string, string | string[] | undefined>>, body: string): RpcError;
+
+  /** How to ask whether the provider would serve; a 2xx means available. */
+  healthRequest(): ProviderRequest;
+  /** How to ask for the models, and how to read the answer (parsed JSON). */
+  modelsRequest(): ProviderRequest;
+  modelsAnswer(body: unknown): Model[];
+
+  /** Absent where the provider has no embeddings. */
+  readonly embedding?: {
+    request(request: EmbeddingRequest, context: AttemptContext): ProviderRequest;
+    answer(body: unknown, context: AttemptContext): EmbeddingResult;
+  };
+}

@@ -1,0 +1,24 @@
+/** A worker as it is configured: what `cortex.yaml`, the environment and the registry come to in the end. */
+import type { Timeouts } from "./dialect.ts";
+
+/** Everything optional is the dialect's default when it is absent. */
+export interface WorkerSettings {
+  /** Unique in the mesh. */
+  readonly name: string;
+  /** The dialect that it speaks. */
+  readonly provider: string;
+  /** Scheme, host and path prefix; a slash at the end is ignored. */
+  readonly baseUrl?: string | undefined;
+  /** Secrets: they leave this object only inside the header that the dialect makes of them. */
+  readonly keys: readonly string[];
+  /** Absent to ask the provider. */
+  readonly models?: readonly string[] | undefined;
+  readonly priority?: number | undefined;
+  readonly capabilities?: readonly string[] | undefined;
+  readonly pool?: { readonly connections?: number | undefined; readonly keepAliveMs?: number | undefined } | undefined;
+  readonly limits?: { readonly concurrent?: number | undefined } | undefined;
+  readonly timeouts?: { readonly [K in keyof Timeouts]?: number | undefined } | undefined;
+  readonly breaker?: { readonly failures?: number | undefined; readonly resetMs?: number | undefined } | undefined;
+  /** Settings that only this provider's dialect understands, for example the pace of `sim`. */
+  readonly options?: Readonly<Record<string, unknown>> | undefined;
+}
