@@ -1,0 +1,18 @@
+/**
+ * The shell of an adapter: everything an adapter does besides translation. It turns a dialect and a worker's settings into
+ * a worker, and workers into the node's ProviderService. The only room that knows undici and opossum.
+ */
+export type {
+  AttemptContext,
+  Dialect,
+  DialectDefaults,
+  EventReader,
+  ProviderEvent,
+  ProviderRequest,
+  Timeouts,
+} from "./dialect.ts";
+export { createHttpWorker } from "./http-worker.ts";
+export { parseJson } from "./json.ts";
+export { createProviderService, type ProviderService, type ProviderServiceChange } from "./provider-service.ts";
+export type { WorkerSettings } from "./settings.ts";
+export type { Worker, WorkerChange, WorkerDependencies } from "./worker.ts";

@@ -1,0 +1,61 @@
+/** A worker as the rest of Cortex sees it: what it can be asked, and what may go wrong. */
+import type {
+  Completion,
+  CompletionRequest,
+  EmbeddingRequest,
+  EmbeddingResult,
+  Model,
+} from "../gen/cortex/llm/v1/llm.ts";
+import type { CheckHealthResponse, StreamResponse, WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
+import type { Call } from "../rpc/index.ts";
+import type { Logger, Tracer } from "../telemetry/index.ts";
+
+/** What about a worker has changed; `info()` has the new state. A busy worker may report `health` often: coalesce. */
+export type WorkerChange = "health" | "breaker" | "models";
+
+/**
+ * One place that can serve models.
+ *
+ * Everything it throws is an RpcError. Besides the dialect's own (INVALID_REQUEST, PROVIDER_RATE_LIMITED, …) these are
+ * WORKER_BUSY, BREAKER_OPEN and NODE_DRAINING before anything is sent; PROVIDER_UNREACHABLE, PROVIDER_TIMEOUT,
+ * PROVIDER_INVALID_ANSWER and PROVIDER_STREAM_CUT after that; CANCELLED and DEADLINE_EXCEEDED when the call was given up.
+ */
+export interface Worker {
+  readonly name: string;
+  /** What it is now, without asking the provider. */
+  info(): WorkerInfo;
+  /**
+   * Asks the provider whether it could serve, within the connect time-out, and for its models unless they are configured.
+   * Only the call's end is thrown; everything else is an answer.
+   */
+  checkHealth(call: Call): Promise<CheckHealthResponse>;
+  complete(request: CompletionRequest, call: Call): Promise<Completion>;
+  /**
+   * Begins when the first chunk is asked for. Ends without an error only when the provider has said all of it; ending the
+   * iteration early closes the connection. To be iterated once.
+   */
+  stream(request: CompletionRequest, call: Call): AsyncIterable<StreamResponse>;
+  /** UNIMPLEMENTED where the provider has no embeddings. */
+  embed(request: EmbeddingRequest, call: Call): Promise<EmbeddingResult>;
+  /** The configured models, or the provider's answer. */
+  listModels(call: Call): Promise<Model[]>;
+  /** Calls `listener` after each change until the returned function is called. */
+  onChange(listener: (change: WorkerChange) => void): () => void;
+  /**
+   * Takes no more requests, waits a bounded time for those that run, ends the others with NODE_DRAINING, and closes every
+   * connection and timer.
+   */
+  close(): Promise<void>;
+}
+
+/** What a worker needs of its node. */
+export interface WorkerDependencies {
+  readonly tracer: Tracer;
+  readonly log: Logger;
+  /** Milliseconds since the Unix epoch; Date.now when absent. */
+  readonly clock?: (() => number) | undefined;
+  /** From 0 to below 1; Math.random when absent. Makes identifiers, no secrets. */
+  readonly random?: (() => number) | undefined;
+  /** How long `close` waits for running requests; 30 s when absent. */
+  readonly closeWaitMs?: number | undefined;
+}
