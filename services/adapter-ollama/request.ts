@@ -1,0 +1,284 @@
+/** Cortex's requests in the words of Ollama's own API: https://docs.ollama.com/api/chat */
+import type { ProviderRequest } from "../../libs/adapter/index.ts";
+import {
+  type CompletionRequest,
+  type ContentPart,
+  type EmbeddingRequest,
+  type Message,
+  ReasoningOptions_Effort,
+  type ResponseFormat,
+  ResponseFormat_Kind,
+  Role,
+  type Sampling,
+  type Tool,
+  ToolChoice_Mode,
+  type ToolResult,
+  type Warning,
+} from "../../libs/gen/cortex/llm/v1/llm.ts";
+import { RpcError } from "../../libs/rpc/index.ts";
+
+/** The request for `POST /api/chat`. */
+export function toChatRequest(request: CompletionRequest, model: string, stream: boolean): ProviderRequest {
+  const warnings = toWarnings(request);
+  refuse(request);
+  const toolsWanted = request.toolChoice?.mode !== ToolChoice_Mode.NONE;
+  const options = toOptions(request.sampling, request.maxOutputTokens);
+  const body = jsonText({
+    model: JSON.stringify(model),
+    messages: toMessages(request.messages, warnings),
+    // Without tools none can be called: that is what Ollama has for tool_choice none.
+    tools: request.tools.length > 0 && toolsWanted ? `[${request.tools.map(toTool).join(",")}]` : undefined,
+    // Streaming is what Ollama does when nothing is said.
+    stream: JSON.stringify(stream),
+    format: toFormat(request.responseFormat),
+    think: toThink(request.reasoning?.effort),
+    logprobs: request.logprobs ? "true" : undefined,
+    top_logprobs: request.topLogprobs === undefined ? undefined : JSON.stringify(request.topLogprobs),
+    // Left to itself Ollama drops the oldest messages when the prompt is too long, and while it writes, without a word.
+    // With these it says so: an error for the prompt, the end by length for the answer.
+    truncate: "false",
+    shift: "false",
+    options: Object.keys(options).length > 0 ? JSON.stringify(options) : undefined,
+  });
+  return { method: "POST", path: "/api/chat", body, warnings };
+}
+
+/** The request for `POST /api/embed`. */
+export function toEmbeddingRequest(request: EmbeddingRequest, model: string): ProviderRequest {
+  const warnings = Object.keys(request.extraJson).map((name) => unsupported(name));
+  if (request.user !== "") warnings.push(unsupported("user"));
+  const { inputs, dimensions } = request;
+  const body = JSON.stringify({ model, input: inputs, truncate: false, dimensions });
+  return { method: "POST", path: "/api/embed", body, warnings };
+}
+
+/** A JSON object of JSON texts, so that the texts in a request reach Ollama exactly as they came. */
+function jsonText(fields: Readonly<Record<string, string | undefined>>): string {
+  const written = Object.entries(fields).filter(([, text]) => text !== undefined);
+  return `{${written.map(([name, text]) => `${JSON.stringify(name)}:${text}`).join(",")}}`;
+}
+
+function unsupported(parameter: string, message = `Ollama has no ${parameter}; it was left out`): Warning {
+  return { code: "UNSUPPORTED_PARAMETER", message, parameter };
+}
+
+function invalid(field: string, message: string): RpcError {
+  return new RpcError("INVALID_REQUEST", `${field}: ${message}`, { field });
+}
+
+function refused(field: string, message: string): RpcError {
+  return new RpcError("UNSUPPORTED_PARAMETER", `${field}: ${message}`, { field });
+}
+
+/** What changes the answer's quality or bookkeeping, but not what it is. */
+function toWarnings(request: CompletionRequest): Warning[] {
+  const warnings = Object.keys(request.extraJson).map((name) => unsupported(name));
+  if (Object.keys(request.sampling?.logitBias ?? {}).length > 0) warnings.push(unsupported("logit_bias"));
+  if (request.user !== "") warnings.push(unsupported("user"));
+  if (request.parallelToolCalls === false && request.tools.length > 0) {
+    warnings.push(unsupported("parallel_tool_calls", "Ollama can't be kept from calling several tools at once"));
+  }
+  if (request.reasoning?.budgetTokens !== undefined) warnings.push(unsupported("reasoning.budget_tokens"));
+  if (request.reasoning?.effort === ReasoningOptions_Effort.MINIMAL) {
+    warnings.push(unsupported("reasoning_effort", "Ollama has no effort minimal; low was asked for"));
+  }
+  for (const [index, tool] of request.tools.entries()) {
+    const parameter = `tools[${index}].function.strict`;
+    if (tool.strict) warnings.push(unsupported(parameter, "Ollama does not hold arguments to the schema"));
+  }
+  return warnings;
+}
+
+/** What the caller would miss in the answer. */
+function refuse(request: CompletionRequest): void {
+  if ((request.choiceCount ?? 1) > 1) throw refused("n", "Ollama gives one answer");
+  const mode = request.toolChoice?.mode;
+  if (mode === ToolChoice_Mode.REQUIRED || mode === ToolChoice_Mode.NAMED) {
+    throw refused("tool_choice", "Ollama can't be made to call a tool");
+  }
+}
+
+function toOptions(sampling: Sampling | undefined, maxOutputTokens: number | undefined): Record<string, unknown> {
+  const options = {
+    num_predict: maxOutputTokens,
+    temperature: sampling?.temperature,
+    top_k: sampling?.topK,
+    top_p: sampling?.topP,
+    seed: sampling?.seed,
+    stop: sampling?.stop.length ? sampling.stop : undefined,
+    presence_penalty: sampling?.presencePenalty,
+    frequency_penalty: sampling?.frequencyPenalty,
+  };
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+}
+
+function toFormat(format: ResponseFormat | undefined): string | undefined {
+  switch (format?.kind) {
+    case ResponseFormat_Kind.JSON_OBJECT:
+      return '"json"';
+    case ResponseFormat_Kind.JSON_SCHEMA:
+      return objectText(format.jsonSchema, "response_format.json_schema.schema");
+    default:
+      return undefined;
+  }
+}
+
+function toThink(effort: ReasoningOptions_Effort | undefined): string | undefined {
+  switch (effort) {
+    case ReasoningOptions_Effort.NONE:
+      return "false";
+    case ReasoningOptions_Effort.MINIMAL:
+    case ReasoningOptions_Effort.LOW:
+      return '"low"';
+    case ReasoningOptions_Effort.MEDIUM:
+      return '"medium"';
+    case ReasoningOptions_Effort.HIGH:
+      return '"high"';
+    case ReasoningOptions_Effort.MAX:
+      return '"max"';
+    default:
+      return undefined;
+  }
+}
+
+function toTool(tool: Tool, index: number): string {
+  const definition = jsonText({
+    name: JSON.stringify(tool.name),
+    description: tool.description === "" ? undefined : JSON.stringify(tool.description),
+    parameters:
+      tool.parametersJsonSchema === ""
+        ? '{"type":"object","properties":{}}'
+        : objectText(tool.parametersJsonSchema, `tools[${index}].function.parameters`),
+  });
+  return `{"type":"function","function":${definition}}`;
+}
+
+/** The text itself, once it is known to be a JSON object. */
+function objectText(json: string, field: string): string {
+  let value: unknown;
+  try {
+    value = JSON.parse(json);
+  } catch {
+    throw invalid(field, "not valid JSON");
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw invalid(field, "not a JSON object");
+  return json;
+}
+
+function toMessages(messages: readonly Message[], warnings: Warning[]): string {
+  const texts = messages.flatMap((message, index) => {
+    const field = `messages[${index}]`;
+    if (message.name !== "") warnings.push(unsupported(`${field}.name`, "Ollama has no names for speakers"));
+    switch (message.role) {
+      case Role.SYSTEM:
+        return [toMessage("system", message.content, field, warnings)];
+      case Role.USER:
+        return [toMessage("user", message.content, field, warnings)];
+      case Role.ASSISTANT:
+        return [toAssistantMessage(message, field)];
+      case Role.TOOL:
+        return toToolMessages(message, field, warnings);
+      default:
+        throw invalid(`${field}.role`, "a message needs a role");
+    }
+  });
+  return `[${texts.join(",")}]`;
+}
+
+function toMessage(role: string, content: readonly ContentPart[], field: string, warnings: Warning[]): string {
+  return jsonText({ role: JSON.stringify(role), ...toContent(content, field, warnings) });
+}
+
+/** Ollama takes one text and, beside it, pictures in base64: https://docs.ollama.com/capabilities/vision */
+function toContent(
+  content: readonly ContentPart[],
+  field: string,
+  warnings: Warning[],
+): Record<"content" | "images", string | undefined> {
+  const texts: string[] = [];
+  const images: string[] = [];
+  for (const [index, { part }] of content.entries()) {
+    const partField = `${field}.content[${index}]`;
+    switch (part?.$case) {
+      case "text":
+        texts.push(part.value);
+        break;
+      case "image": {
+        const { source, detail } = part.value;
+        // Ollama never goes out to the network for a request, and neither does an adapter: it could be sent anywhere.
+        if (source?.$case === "url") throw refused(`${partField}.image_url.url`, "Ollama takes pictures as data only");
+        if (source === undefined) throw invalid(`${partField}.image_url`, "an image needs data");
+        if (detail !== "" && detail !== "auto") warnings.push(unsupported(`${partField}.image_url.detail`));
+        images.push(source.value.toString("base64"));
+        break;
+      }
+      case "audio":
+        throw refused(`${partField}.input_audio`, "Ollama takes text and pictures only");
+      case "file":
+        throw refused(`${partField}.file`, "Ollama takes text and pictures only");
+      default:
+        throw invalid(partField, `${part?.$case ?? "an empty part"} can't stand here`);
+    }
+  }
+  return {
+    content: JSON.stringify(texts.join("\n")),
+    images: images.length === 0 ? undefined : JSON.stringify(images),
+  };
+}
+
+function toAssistantMessage(message: Message, field: string): string {
+  const texts: string[] = [];
+  const calls: string[] = [];
+  let thinking = "";
+  for (const [index, { part }] of message.content.entries()) {
+    switch (part?.$case) {
+      // Ollama knows no refusals; the words are what the model has said all the same.
+      case "text":
+      case "refusal":
+        texts.push(part.value);
+        break;
+      case "reasoning":
+        thinking += part.value.text;
+        break;
+      case "toolCall": {
+        const { id, name, argumentsJson } = part.value;
+        const argumentsField = `${field}.tool_calls[${calls.length}].function.arguments`;
+        const called = jsonText({
+          name: JSON.stringify(name),
+          // An object here, not its text.
+          arguments: argumentsJson === "" ? "{}" : objectText(argumentsJson, argumentsField),
+        });
+        calls.push(jsonText({ id: id === "" ? undefined : JSON.stringify(id), function: called }));
+        break;
+      }
+      default:
+        throw invalid(`${field}.content[${index}]`, `${part?.$case ?? "an empty part"} can't stand in an answer`);
+    }
+  }
+  return jsonText({
+    role: '"assistant"',
+    content: JSON.stringify(texts.join("\n")),
+    thinking: thinking === "" ? undefined : JSON.stringify(thinking),
+    tool_calls: calls.length === 0 ? undefined : `[${calls.join(",")}]`,
+  });
+}
+
+function toToolMessages(message: Message, field: string, warnings: Warning[]): string[] {
+  if (message.content.length === 0) throw invalid(field, "a tool's message needs a result");
+  return message.content.map(({ part }) => {
+    if (part?.$case !== "toolResult") throw invalid(field, "only a tool's result can stand in a tool's message");
+    return toToolMessage(part.value, field, warnings);
+  });
+}
+
+function toToolMessage(result: ToolResult, field: string, warnings: Warning[]): string {
+  if (result.isError) {
+    warnings.push(unsupported(`${field}.is_error`, "Ollama can't mark a tool's result as an error; its text was sent"));
+  }
+  return jsonText({
+    role: '"tool"',
+    ...toContent(result.content, field, warnings),
+    tool_name: result.name === "" ? undefined : JSON.stringify(result.name),
+    tool_call_id: result.toolCallId === "" ? undefined : JSON.stringify(result.toolCallId),
+  });
+}

@@ -1,0 +1,322 @@
+/**
+ * What the failures of OpenAI, and of the servers that speak like it, mean. Read from
+ * https://platform.openai.com/docs/guides/error-codes and from what the compatible servers were seen to send.
+ */
+import { type Reason, RpcError } from "../../libs/rpc/index.ts";
+
+/** The headers of an answer, names in lower case. */
+export type Headers = Readonly<Record<string, string | string[] | undefined>>;
+
+/** What all the shapes of error bodies have in common. */
+interface ProviderError {
+  readonly message: string;
+  readonly type: string;
+  readonly code: string;
+  readonly param: string;
+}
+
+/** Longer messages are cut: some servers repeat the request in them. */
+const MESSAGE_CHARS_MAX = 500;
+const FIELD_CHARS_MAX = 200;
+/** As much of an error as is looked at, so that no text can keep the patterns below busy. */
+const READ_CHARS_MAX = 4096;
+/** A wait of more than a week is as good as never, and timers do not take it. */
+const WAIT_MS_MAX = 7 * 24 * 3600 * 1000;
+
+/** The error of an answer that is not 2xx. */
+export function fromError(status: number, headers: Headers, body: string): RpcError {
+  const error = fromErrorText(body);
+  return toRpcError(status, headers, error);
+}
+
+/**
+ * The error in an answer that looked like success: a 200 whose body is an error, or an event of a stream. Undefined when
+ * `value` is no error.
+ */
+export function fromDisguisedError(value: unknown): RpcError | undefined {
+  const candidate = Array.isArray(value) ? value[0] : value;
+  if (!isObject(candidate)) return undefined;
+  const nested = Boolean(candidate["error"]);
+  const flat = candidate["object"] === "error" || (candidate["choices"] === undefined && isFlatError(candidate));
+  if (!nested && !flat) return undefined;
+  const error = fromErrorValue(candidate);
+  return toRpcError(statusOf(candidate, error), {}, error);
+}
+
+/** Flat errors of vLLM before 0.10 and of Mistral: `{"object":"error","message":…}`, `{"detail":…}`. */
+function isFlatError(value: Readonly<Record<string, unknown>>): boolean {
+  if (value["detail"] !== undefined && value["data"] === undefined) return true;
+  return typeof value["message"] === "string" && (value["type"] !== undefined || value["code"] !== undefined);
+}
+
+function toRpcError(status: number, headers: Headers, found: ProviderError): RpcError {
+  const error = { ...found, message: found.message.slice(0, READ_CHARS_MAX) };
+  const reason = toReason(status, error);
+  const message = toMessage(status, error, reason === "PROVIDER_REFUSED_KEY");
+  const field = error.param === "" ? undefined : error.param.replaceAll(".[", "[").slice(0, FIELD_CHARS_MAX);
+  return new RpcError(reason, message, { field, retryAfterMs: toWaitMs(status, headers, error, reason) });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading: one shape out of many
+
+function fromErrorText(body: string): ProviderError {
+  try {
+    return fromErrorValue(JSON.parse(body));
+  } catch {
+    // A proxy's page, or nothing at all. The title of a page says most of what it has to say.
+    const start = body.slice(0, READ_CHARS_MAX);
+    const title = /<title[^>]*>([^<]*)<\/title>/i.exec(start)?.[1];
+    const message = title ?? (/<[a-z!]/i.test(start) ? "" : start);
+    return { message, type: "", code: "", param: "" };
+  }
+}
+
+function fromErrorValue(value: unknown): ProviderError {
+  // Google's compatible endpoint sends its errors in an array of one.
+  const outer = Array.isArray(value) ? value[0] : value;
+  if (typeof outer === "string") return { message: outer, type: "", code: "", param: "" };
+  if (!isObject(outer)) return { message: "", type: "", code: "", param: "" };
+  const inner = outer["error"];
+  // xAI: {"code":"invalid-argument","error":"Incorrect API key provided…"}
+  if (typeof inner === "string") return { ...fromFields(outer), message: inner };
+  return fromFields(isObject(inner) ? inner : outer);
+}
+
+function fromFields(fields: Readonly<Record<string, unknown>>): ProviderError {
+  const found = { type: word(fields["type"]), code: word(fields["code"]), param: word(fields["param"]) };
+  const message = fields["message"];
+  // Mistral and FastAPI: {"detail":"…"}, {"detail":[{"loc":["body","messages",0,"role"],"msg":"…"}]}, also in `message`.
+  const detail = isObject(message) ? message["detail"] : fields["detail"];
+  if (Array.isArray(detail)) return { ...found, ...fromDetails(detail) };
+  if (typeof detail === "string") return { ...found, message: detail };
+  // OpenRouter: "Provider returned error", and what the provider behind it said in metadata.raw.
+  const metadata = fields["metadata"];
+  const raw = isObject(metadata) ? metadata["raw"] : undefined;
+  const first = typeof message === "string" ? message : "";
+  return { ...found, message: typeof raw === "string" && raw !== "" ? `${first}: ${rawMessage(raw)}` : first };
+}
+
+/** What was said behind OpenRouter, itself often an error body. */
+function rawMessage(raw: string): string {
+  const said = fromErrorText(raw).message;
+  return said === "" ? raw : said;
+}
+
+/** Names the fields and what is wrong with them. Never `input`, which is what the client has sent. */
+function fromDetails(details: readonly unknown[]): Pick<ProviderError, "message" | "param"> {
+  const found = details.filter(isObject).map((detail) => {
+    const path = Array.isArray(detail["loc"]) ? detail["loc"].filter((step) => step !== "body") : [];
+    const field = path.reduce(
+      (text: string, step: unknown) => (typeof step === "number" ? `${text}[${step}]` : `${text}.${step}`),
+      "",
+    );
+    return { field: field.replace(/^\./, ""), message: word(detail["msg"]) };
+  });
+  return {
+    message: found.map(({ field, message }) => (field === "" ? message : `${field}: ${message}`)).join("; "),
+    param: found[0]?.field ?? "",
+  };
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Codes are strings with some servers and numbers with others. */
+function word(value: unknown): string {
+  if (typeof value === "number") return String(value);
+  return typeof value === "string" ? value : "";
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Judging
+
+/** The HTTP status that an error inside a 200 would have had. */
+function statusOf(outer: Readonly<Record<string, unknown>>, error: ProviderError): number {
+  const inner = outer["error"];
+  // OpenRouter and vLLM give the status as the code, Groq as status_code.
+  for (const given of [isObject(inner) ? inner["status_code"] : undefined, error.code]) {
+    const status = Number(given);
+    if (Number.isInteger(status) && status >= 400 && status <= 599) return status;
+  }
+  const kind = `${error.type} ${error.code}`.toLowerCase();
+  if (/quota|rate_?limit|too_many_requests|slow_down/.test(kind)) return 429;
+  if (/overload|unavailable|capacity/.test(kind)) return 503;
+  if (/authentication|api_key|unauthorized/.test(kind)) return 401;
+  if (/permission|forbidden/.test(kind)) return 403;
+  if (/not_?found/.test(kind)) return 404;
+  if (/server_?error|internal|api_error|timeout/.test(kind)) return 500;
+  if (/invalid|bad_?request|context|unsupported|content_filter|content_policy/.test(kind)) return 400;
+  return 500;
+}
+
+const QUOTA =
+  /insufficient_quota|credit_balance_exhausted|_spend_limit_exceeded|_usage_limit_exceeded|billing_(hard_limit|not_active)/;
+const QUOTA_MESSAGE = /exceeded your current quota|credit balance|insufficient balance|insufficient credits/i;
+const KEY_MESSAGE = /(incorrect|invalid|missing|expired|no) api[ -_]?key|api key (is )?(invalid|expired|missing)/i;
+const CONTEXT_KIND = /context_length_exceeded|exceed_context_size_error|too_many_prompt_tokens/;
+// OpenAI, vLLM, DeepSeek, OpenRouter: "maximum context length"; Ollama's cloud: "exceeded max context length"; OpenAI's
+// Responses: "exceeds the context window"; llama.cpp: "exceeds the available context size"; Anthropic: "prompt is too long".
+const CONTEXT_MESSAGE =
+  /max(imum)? context length|exceeds? the (available )?context|prompt is too long|input token count.*exceeds/i;
+const CONTENT = /content_filter|content_policy_violation|misalignment_policy_violation|responsibleaipolicyviolation/;
+const MODEL_KIND = /model_not_found|invalid_model|model_decommissioned/;
+const MODEL_MESSAGE = /model.*(not exist|not found|does not exist)|invalid model|not a valid model|no such model/i;
+const OVERLOADED = /overloaded|capacity_exceeded|over capacity|server_is_overloaded/i;
+const UNSUPPORTED = /^unsupported_(parameter|value)$/;
+/** The model wrote what the server could not use: another try may go well. */
+const MODEL_OUTPUT = /tool_use_failed|json_validate_failed/;
+
+function toReason(status: number, error: ProviderError): Reason {
+  const kind = `${error.type} ${error.code}`.toLowerCase();
+  const request = status >= 400 && status < 500;
+  if (request && CONTENT.test(kind)) return "CONTENT_FILTERED";
+  if (status === 402 || QUOTA.test(kind) || (request && QUOTA_MESSAGE.test(error.message))) {
+    return "PROVIDER_QUOTA_EXHAUSTED";
+  }
+  if (CONTEXT_KIND.test(kind) || (status !== 429 && CONTEXT_MESSAGE.test(error.message))) {
+    return "CONTEXT_LENGTH_EXCEEDED";
+  }
+  // xAI answers a wrong key with 400.
+  if (status === 401 || kind.includes("invalid_api_key") || (request && KEY_MESSAGE.test(error.message))) {
+    return "PROVIDER_REFUSED_KEY";
+  }
+  if (status === 413 || status === 429) return toLimitReason(status, kind, error.message);
+  if (request) return toRequestReason(status, kind, error);
+  if (status === 501) return "UNIMPLEMENTED";
+  // A redirect, or a 1xx that never became an answer.
+  if (status < 500) return "PROVIDER_INVALID_ANSWER";
+  // 529: Anthropic's and OpenRouter's word for overloaded.
+  if (status === 503 || status === 529 || OVERLOADED.test(`${kind} ${error.message}`)) return "PROVIDER_OVERLOADED";
+  return "PROVIDER_ERROR";
+}
+
+function toLimitReason(status: number, kind: string, message: string): Reason {
+  // Mistral says so with 429: {"type":"service_tier_capacity_exceeded","code":"3505"}
+  if (OVERLOADED.test(kind) || /\b3505\b/.test(kind)) return "PROVIDER_OVERLOADED";
+  const [, limit, requested] = /limit:? (\d+),.*requested:? (\d+)/i.exec(message) ?? [];
+  const used = /used:? \d+/i.test(message);
+  // "Limit 30000, Requested 250011": no wait makes it fit. Groq sends the same with 413.
+  const neverFits = limit !== undefined && !used && Number(requested) > Number(limit);
+  if (status === 413 || neverFits || /^request too large/i.test(message)) return "PROVIDER_REQUEST_TOO_LARGE";
+  return "PROVIDER_RATE_LIMITED";
+}
+
+function toRequestReason(status: number, kind: string, error: ProviderError): Reason {
+  if (MODEL_KIND.test(kind) || MODEL_MESSAGE.test(error.message)) return "PROVIDER_MODEL_NOT_FOUND";
+  if (MODEL_OUTPUT.test(kind)) return "PROVIDER_ERROR";
+  if (UNSUPPORTED.test(error.code)) return "UNSUPPORTED_PARAMETER";
+  switch (status) {
+    case 403:
+      // OpenRouter's moderation: "… requires moderation on …. Your input was flagged for …".
+      return /moderation|flagged/i.test(error.message) ? "CONTENT_FILTERED" : "PROVIDER_REFUSED_KEY";
+    case 404:
+      // A 404 about anything but a model means that the path leads nowhere: the base URL is wrong.
+      return /model/i.test(`${error.message} ${error.param}`) ? "PROVIDER_MODEL_NOT_FOUND" : "PROVIDER_INVALID_ANSWER";
+    case 405:
+      return "PROVIDER_INVALID_ANSWER";
+    case 498:
+      // Groq's flex tier: https://console.groq.com/docs/errors
+      return "PROVIDER_OVERLOADED";
+    case 408:
+    case 409:
+    case 425:
+    case 499:
+      return "PROVIDER_ERROR";
+    default:
+      return "INVALID_REQUEST";
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What may be said
+
+function toMessage(status: number, error: ProviderError, aboutKey: boolean): string {
+  const said = error.message.replace(/\s+/g, " ").trim();
+  if (said === "") return `the provider answered ${status}${error.code === "" ? "" : ` (${error.code})`}`;
+  const clean = withoutSecrets(said, aboutKey);
+  return clean.length > MESSAGE_CHARS_MAX ? `${clean.slice(0, MESSAGE_CHARS_MAX).toWellFormed()}…` : clean;
+}
+
+/**
+ * Takes out what looks like a key or names the operator's account. About a key, every word that could be one goes: some
+ * providers repeat what they were sent.
+ */
+function withoutSecrets(message: string, aboutKey: boolean): string {
+  const clean = message
+    // "Incorrect API key provided: sk-…", "Your api key: ****-key is invalid"
+    .replace(
+      /((?:api|access|secret)[ _-]?(?:key|token)(?: provided| is)?\s*[:=]\s*)["'`]?[^\s"'`]*[^\s"'`.,;]/gi,
+      "$1[redacted]",
+    )
+    .replace(/\bBearer\s+\S+/gi, "Bearer [redacted]")
+    .replace(/\b(?:sk|gsk|xai|pplx|nvapi|hf|csk|fw|tgp|AIza)[-_]?[\w*.-]{12,}/g, (found) =>
+      /[\d*_-]/.test(found) ? "[redacted]" : found,
+    )
+    .replace(/\b(org|proj|user)([-_])(?=\w*\d)\w{6,}/g, "$1$2[redacted]");
+  if (!aboutKey) return clean;
+  return clean
+    .split(" ")
+    .map((text) => (/^https?:/.test(text) || !/(?=.*[\d*])[\w*-]{8,}/.test(text) ? text : "[redacted]"))
+    .join(" ");
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// How long to wait
+
+function toWaitMs(status: number, headers: Headers, error: ProviderError, reason: Reason): number | undefined {
+  // Some send retry-after with a 200, and it is not meant for us there: Hugging Face's router, Anthropic.
+  const counts = status === 408 || status === 409 || status === 413 || status === 429 || status >= 500;
+  if (!counts || reason === "PROVIDER_REQUEST_TOO_LARGE" || reason === "CONTEXT_LENGTH_EXCEEDED") return undefined;
+  const said = () => (reason === "PROVIDER_RATE_LIMITED" ? messageWaitMs(error.message) : undefined);
+  const reset = () => (reason === "PROVIDER_RATE_LIMITED" ? resetWaitMs(headers, error) : undefined);
+  const waitMs = headerWaitMs(headers) ?? said() ?? reset();
+  return waitMs === undefined || waitMs < 0 ? undefined : Math.min(Math.ceil(waitMs), WAIT_MS_MAX);
+}
+
+function headerWaitMs(headers: Headers): number | undefined {
+  const ms = Number.parseFloat(header(headers, "retry-after-ms"));
+  if (Number.isFinite(ms)) return ms;
+  const value = header(headers, "retry-after");
+  if (/^\s*\d+(\.\d+)?\s*$/.test(value)) return Number(value) * 1000;
+  // A date: how far off it is, the provider's own clock tells.
+  const waitMs = Date.parse(value) - Date.parse(header(headers, "date"));
+  return Number.isFinite(waitMs) ? Math.max(waitMs, 0) : undefined;
+}
+
+/** "Please try again in 8.764s", "… in 350ms", "… in 1m30s". */
+function messageWaitMs(message: string): number | undefined {
+  const duration = /(?:try again|retry) (?:in|after) ((?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+)/i.exec(message)?.[1];
+  if (duration !== undefined) return durationMs(duration);
+  const seconds = /(?:try again|retry) (?:in|after) (\d+(?:\.\d+)?) seconds?/i.exec(message)?.[1];
+  return seconds === undefined ? undefined : Number(seconds) * 1000;
+}
+
+/** The limit that was hit is the one that the error names, else the one of which nothing remains. */
+function resetWaitMs(headers: Headers, error: ProviderError): number | undefined {
+  const hit = ["requests", "tokens"].filter(
+    (limit) => error.type === limit || header(headers, `x-ratelimit-remaining-${limit}`) === "0",
+  );
+  const waits = hit.map((limit) => durationMs(header(headers, `x-ratelimit-reset-${limit}`)) ?? 0);
+  const waitMs = Math.max(0, ...waits);
+  return waitMs > 0 ? waitMs : undefined;
+}
+
+const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** A duration as Go writes it, `6m0s`, or bare seconds. */
+function durationMs(text: string): number | undefined {
+  if (/^\d+(\.\d+)?$/.test(text)) return Number(text) * 1000;
+  if (!/^(\d+(\.\d+)?(ms|d|h|m|s))+$/i.test(text)) return undefined;
+  let sum = 0;
+  for (const [, count, unit] of text.toLowerCase().matchAll(/(\d+(?:\.\d+)?)(ms|d|h|m|s)/g)) {
+    sum += Number(count) * (UNIT_MS[unit ?? ""] ?? 0);
+  }
+  return sum;
+}
+
+function header(headers: Headers, name: string): string {
+  const value = headers[name];
+  return (Array.isArray(value) ? value[0] : value) ?? "";
+}
