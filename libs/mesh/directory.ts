@@ -7,8 +7,11 @@
  * hangs, this process was paused), nobody expires; and when they come back, everybody has the time of one expiry to be
  * heard again. So neither an outage of NATS nor the loss of all its data makes a hole in routing.
  */
-import type { NodeRecord, RunningWorker } from "../gen/cortex/mesh/v1/mesh.ts";
-import type { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
+import { type NodeLoad, NodeRecord, RunningWorker } from "../gen/cortex/mesh/v1/mesh.ts";
+import type { WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
+import { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
+import { RpcError } from "../rpc/index.ts";
+import type { Logger } from "../telemetry/index.ts";
 
 /** Two clocks: one to compare with other nodes, one to measure by. */
 export interface Clock {
@@ -33,6 +36,8 @@ export interface Directory {
   nodes(): readonly NodeRecord[];
   /** A node that has not left or expired. Also one that is marked unreachable, so that its address can be tried again. */
   node(id: string): NodeRecord | undefined;
+  /** Whether `node(id)` has an answer: false once a node has left or expired. */
+  known(id: string): boolean;
   /** The nodes that answer the gRPC service of this full name, are alive and not draining. By id. */
   nodesServing(interfaceName: string): readonly NodeRecord[];
   /** The workers that run on nodes that are alive, draining ones too. By name, then by node. */
@@ -52,4 +57,433 @@ export interface Directory {
   markReachable(nodeId: string): void;
   /** Calls `listener` once after one or several changes of `generation`. Returns how to stop that. */
   onChange(listener: () => void): () => void;
+}
+
+/** What a bucket holds under a key. */
+export interface Entry {
+  readonly key: string;
+  readonly revision: number;
+  /** Undefined when the key was deleted. */
+  readonly value: Uint8Array | undefined;
+}
+
+/** Where the workers that should run are kept. */
+export interface DesiredWorkerStore {
+  /** False when the name is taken. */
+  create(specification: WorkerSpecification): Promise<boolean>;
+  /** False when there is no such worker. */
+  remove(name: string): Promise<boolean>;
+}
+
+interface DirectoryOptions {
+  /** This node as it is now. */
+  readonly self: NodeRecord;
+  readonly heartbeatMs: number;
+  readonly expiryMs: number;
+  readonly store: DesiredWorkerStore;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
+interface KnownNode {
+  /** Its load and expiry are replaced in place by heartbeats; whatever else changes makes a new record. */
+  record: Mutable<NodeRecord>;
+  /** The record without what every heartbeat changes, encoded: equal bytes, equal node. */
+  identity: Uint8Array;
+  revision: number;
+  deadlineMs: number;
+  unreachable: boolean;
+}
+
+interface KnownWorker {
+  readonly running: Mutable<RunningWorker>;
+  identity: Uint8Array;
+  deadlineMs: number;
+}
+
+/** How long a worker's entry is believed without being put again. Its node puts it again every RUNNING_REPEAT_MS. */
+export const RUNNING_EXPIRY_MS = 120_000;
+/** How often a node puts its workers again, for readers and for the bucket's own expiry. */
+export const RUNNING_REPEAT_MS = 30_000;
+
+const NO_NODES: readonly NodeRecord[] = Object.freeze([]);
+
+/** The directory, and how it is fed. */
+export class MeshDirectory implements Directory {
+  readonly #options: DirectoryOptions;
+  readonly #nodes = new Map<string, KnownNode>();
+  readonly #workers = new Map<string, KnownWorker>();
+  readonly #ownWorkers = new Map<string, KnownWorker>();
+  readonly #desired = new Map<string, { readonly specification: WorkerSpecification; readonly bytes: Uint8Array }>();
+  #self: Mutable<NodeRecord>;
+  #generation = 1;
+  /** When this node last heard itself; -Infinity when it can't hear. */
+  #heardMs: number;
+  #deaf = false;
+
+  #nodesCache: readonly NodeRecord[] | undefined;
+  #servingCache: Map<string, readonly NodeRecord[]> | undefined;
+  #workersCache: RunningWorker[] | undefined;
+  #desiredCache: readonly WorkerSpecification[] | undefined;
+  readonly #listeners = new Set<() => void>();
+  #notifying = false;
+
+  constructor(options: DirectoryOptions) {
+    this.#options = options;
+    this.#self = { ...options.self };
+    this.#heardMs = options.clock.monotonicMs();
+  }
+
+  // What everybody may ask.
+
+  get generation(): number {
+    return this.#generation;
+  }
+
+  nodes(): readonly NodeRecord[] {
+    this.#nodesCache ??= [this.#self, ...this.#reachableNodes()].sort((a, b) => compare(a.id, b.id));
+    return this.#nodesCache;
+  }
+
+  node(id: string): NodeRecord | undefined {
+    return id === this.#self.id ? this.#self : this.#nodes.get(id)?.record;
+  }
+
+  known(id: string): boolean {
+    return this.node(id) !== undefined;
+  }
+
+  nodesServing(interfaceName: string): readonly NodeRecord[] {
+    this.#servingCache ??= this.#indexByInterface();
+    return this.#servingCache.get(interfaceName) ?? NO_NODES;
+  }
+
+  workers(): readonly RunningWorker[] {
+    this.#workersCache ??= [...this.#ownWorkers.values(), ...this.#workers.values()]
+      .map(({ running }) => running)
+      .filter(({ node }) => node === this.#self.id || this.#nodes.get(node)?.unreachable === false)
+      .sort((a, b) => compare(a.info?.name ?? "", b.info?.name ?? "") || compare(a.node, b.node));
+    return this.#workersCache;
+  }
+
+  desiredWorkers(): readonly WorkerSpecification[] {
+    this.#desiredCache ??= [...this.#desired.values()]
+      .map(({ specification }) => specification)
+      .sort((a, b) => compare(a.name, b.name));
+    return this.#desiredCache;
+  }
+
+  async addDesiredWorker(specification: WorkerSpecification): Promise<void> {
+    const { name } = specification;
+    if (name === "") throw new RpcError("INVALID_REQUEST", "a worker needs a name", { field: "worker.name" });
+    const taken =
+      this.desiredWorkers().some((desired) => desired.name === name) ||
+      this.workers().some(({ info }) => info?.name === name);
+    if (taken || !(await this.#options.store.create(specification))) {
+      throw new RpcError("WORKER_ALREADY_REGISTERED", `worker ${name} is already registered`);
+    }
+  }
+
+  async removeDesiredWorker(name: string): Promise<void> {
+    if (name === "" || !(await this.#options.store.remove(name))) {
+      throw new RpcError("WORKER_NOT_FOUND", `no worker ${name} was added`);
+    }
+  }
+
+  markUnreachable(nodeId: string): void {
+    this.#setUnreachable(nodeId, true);
+  }
+
+  markReachable(nodeId: string): void {
+    this.#setUnreachable(nodeId, false);
+  }
+
+  onChange(listener: () => void): () => void {
+    // A wrapper, so that the same function may listen twice.
+    const entry = (): void => listener();
+    this.#listeners.add(entry);
+    return () => this.#listeners.delete(entry);
+  }
+
+  // What this node knows of itself.
+
+  /** Replaces this node's load without a change of generation, and returns the record to announce. */
+  refreshSelf(load: NodeLoad): NodeRecord {
+    this.#self.load = load;
+    this.#self.expiresAtMs = this.#options.clock.epochMs() + this.#options.expiryMs;
+    return this.#self;
+  }
+
+  /** Marks this node as draining. */
+  drainSelf(): void {
+    if (this.#self.draining) return;
+    this.#self = { ...this.#self, draining: true };
+    this.#changed();
+  }
+
+  /** A worker that this node runs, whether NATS knows of it yet or not. */
+  setOwnWorker(name: string, info: WorkerInfo): void {
+    this.#putWorker(this.#ownWorkers, name, { node: this.#self.id, info }, Number.POSITIVE_INFINITY);
+  }
+
+  /** This node no longer runs that worker. */
+  deleteOwnWorker(name: string): void {
+    if (this.#ownWorkers.delete(name)) this.#changed();
+  }
+
+  /** The workers that this node runs. */
+  ownWorkers(): readonly RunningWorker[] {
+    return [...this.#ownWorkers.values()].map(({ running }) => running);
+  }
+
+  // What the watches bring.
+
+  /** All that cortex_nodes holds. Nodes that are missing are not dropped: their silence shows. */
+  nodesSnapshot(entries: Iterable<Entry>): void {
+    for (const entry of entries) this.nodeEntry(entry, true);
+  }
+
+  /**
+   * One entry of cortex_nodes. One that a snapshot brings may be old: of a node not known yet it tells when it expires, of
+   * others it is a sign of life only when it is a newer one.
+   */
+  nodeEntry(entry: Entry, fromSnapshot = false): void {
+    if (entry.value === undefined) {
+      this.#removeNodeByKey(entry.key);
+      return;
+    }
+    const record = this.#decode(NodeRecord, entry);
+    if (record === undefined || record.id === "" || record.id === this.#self.id) return;
+    const { clock, expiryMs } = this.#options;
+    const nowMs = clock.monotonicMs();
+    const known = this.#nodes.get(record.id);
+    const identity = nodeIdentity(record);
+    let deadlineMs = nowMs + expiryMs;
+    if (fromSnapshot && known === undefined) {
+      const leftMs = record.expiresAtMs - clock.epochMs();
+      if (leftMs <= 0) return;
+      deadlineMs = nowMs + Math.min(leftMs, expiryMs);
+    } else if (fromSnapshot && known?.revision === entry.revision) {
+      deadlineMs = known.deadlineMs;
+    }
+    if (known === undefined || !equalBytes(known.identity, identity)) {
+      // A node that was started anew under its old id has new connections: what was lost with the old ones is no longer so.
+      const unreachable = known?.record.startedAtMs === record.startedAtMs && known.unreachable;
+      this.#nodes.set(record.id, {
+        record: { ...record },
+        identity,
+        revision: entry.revision,
+        deadlineMs,
+        unreachable,
+      });
+      this.#changed();
+      return;
+    }
+    known.record.load = record.load;
+    known.record.expiresAtMs = record.expiresAtMs;
+    known.revision = entry.revision;
+    known.deadlineMs = deadlineMs;
+  }
+
+  /** All that cortex_running holds. What is missing is given the time of one expiry to be announced again. */
+  runningSnapshot(entries: ReadonlyMap<string, Entry>): void {
+    for (const entry of entries.values()) this.runningEntry(entry);
+    const graceMs = this.#options.clock.monotonicMs() + this.#options.expiryMs;
+    for (const [key, worker] of this.#workers) {
+      if (!entries.has(key)) worker.deadlineMs = Math.min(worker.deadlineMs, graceMs);
+    }
+  }
+
+  /** One entry of cortex_running. */
+  runningEntry(entry: Entry): void {
+    if (entry.value === undefined) {
+      if (this.#workers.delete(entry.key)) this.#changed();
+      return;
+    }
+    const running = this.#decode(RunningWorker, entry);
+    // This node knows its own workers best, and before NATS does.
+    if (running?.info === undefined || running.node === this.#self.id) return;
+    this.#putWorker(this.#workers, entry.key, running, this.#options.clock.monotonicMs() + RUNNING_EXPIRY_MS);
+  }
+
+  /** All that cortex_workers holds. */
+  desiredSnapshot(entries: ReadonlyMap<string, Entry>): void {
+    for (const key of this.#desired.keys()) {
+      if (!entries.has(key)) this.#deleteDesired(key);
+    }
+    for (const entry of entries.values()) this.desiredEntry(entry);
+  }
+
+  /** One entry of cortex_workers. */
+  desiredEntry(entry: Entry): void {
+    if (entry.value === undefined) {
+      this.#deleteDesired(entry.key);
+      return;
+    }
+    const known = this.#desired.get(entry.key);
+    if (known !== undefined && equalBytes(known.bytes, entry.value)) return;
+    const specification = this.#decode(WorkerSpecification, entry);
+    if (specification === undefined) return;
+    this.#desired.set(entry.key, { specification, bytes: entry.value });
+    this.#changed();
+  }
+
+  // Time.
+
+  /** This node's own heartbeat came back: what the watch brings is fresh. */
+  heardSelf(): void {
+    const nowMs = this.#options.clock.monotonicMs();
+    if (this.#isDeaf(nowMs)) {
+      this.#deaf = false;
+      const graceMs = nowMs + this.#options.expiryMs;
+      for (const node of this.#nodes.values()) node.deadlineMs = Math.max(node.deadlineMs, graceMs);
+      for (const worker of this.#workers.values()) worker.deadlineMs = Math.max(worker.deadlineMs, graceMs);
+    }
+    this.#heardMs = nowMs;
+  }
+
+  /** NATS is away: until this node hears itself again, nobody expires. */
+  deafen(): void {
+    this.#deaf = true;
+  }
+
+  /** Drops what has expired; to be called a few times per heartbeat. */
+  sweep(): void {
+    const nowMs = this.#options.clock.monotonicMs();
+    if (this.#isDeaf(nowMs)) {
+      this.#deaf = true;
+      return;
+    }
+    for (const [id, node] of this.#nodes) {
+      if (node.deadlineMs > nowMs) continue;
+      this.#nodes.delete(id);
+      this.#options.log.warn({ peer: id }, "a node has been silent for too long and is taken for dead");
+      this.#changed();
+    }
+    for (const [key, worker] of this.#workers) {
+      if (worker.deadlineMs > nowMs) continue;
+      this.#workers.delete(key);
+      this.#changed();
+    }
+  }
+
+  /**
+   * Half an expiry without an own heartbeat is deafness: later than an own heartbeat may reasonably be, sooner than
+   * another node that fell silent at the same moment would expire.
+   */
+  #isDeaf(nowMs: number): boolean {
+    return this.#deaf || nowMs - this.#heardMs > this.#options.expiryMs / 2;
+  }
+
+  *#reachableNodes(): Iterable<NodeRecord> {
+    for (const { record, unreachable } of this.#nodes.values()) if (!unreachable) yield record;
+  }
+
+  #indexByInterface(): Map<string, readonly NodeRecord[]> {
+    const index = new Map<string, NodeRecord[]>();
+    for (const node of this.nodes()) {
+      if (node.draining) continue;
+      for (const name of new Set(node.interfaces)) {
+        const serving = index.get(name);
+        if (serving === undefined) index.set(name, [node]);
+        else serving.push(node);
+      }
+    }
+    return index;
+  }
+
+  #removeNodeByKey(key: string): void {
+    for (const id of this.#nodes.keys()) {
+      if (keyOf(id) !== key) continue;
+      this.#nodes.delete(id);
+      this.#changed();
+      return;
+    }
+  }
+
+  #deleteDesired(key: string): void {
+    if (this.#desired.delete(key)) this.#changed();
+  }
+
+  #putWorker(into: Map<string, KnownWorker>, key: string, running: RunningWorker, deadlineMs: number): void {
+    const identity = workerIdentity(running);
+    const known = into.get(key);
+    if (known === undefined || !equalBytes(known.identity, identity)) {
+      into.set(key, { running: { ...running }, identity, deadlineMs });
+      this.#changed();
+      return;
+    }
+    known.running.info = running.info;
+    known.deadlineMs = deadlineMs;
+  }
+
+  #setUnreachable(nodeId: string, unreachable: boolean): void {
+    const node = this.#nodes.get(nodeId);
+    if (node === undefined || node.unreachable === unreachable) return;
+    node.unreachable = unreachable;
+    this.#changed();
+  }
+
+  #decode<T>(type: { decode(input: Uint8Array): T }, entry: Entry): T | undefined {
+    try {
+      return type.decode(entry.value!);
+    } catch (error) {
+      this.#options.log.warn({ key: entry.key, error: String(error) }, "an entry of the directory can't be read");
+      return undefined;
+    }
+  }
+
+  #changed(): void {
+    this.#generation++;
+    this.#nodesCache = undefined;
+    this.#servingCache = undefined;
+    this.#workersCache = undefined;
+    this.#desiredCache = undefined;
+    if (this.#notifying || this.#listeners.size === 0) return;
+    this.#notifying = true;
+    queueMicrotask(() => {
+      this.#notifying = false;
+      for (const listener of this.#listeners) {
+        try {
+          listener();
+        } catch (error) {
+          this.#options.log.error({ error }, "a listener of the directory failed");
+        }
+      }
+    });
+  }
+}
+
+/**
+ * The key of a name, or of several. NATS allows [-/_=.a-zA-Z0-9] in keys, and a dot divides them: every other byte is
+ * written as =XX.
+ */
+export function keyOf(...names: readonly string[]): string {
+  return names.map((name) => [...Buffer.from(name, "utf8")].map(keyByte).join("")).join(".");
+}
+
+function keyByte(byte: number): string {
+  const character = String.fromCharCode(byte);
+  return /[-_a-zA-Z0-9]/.test(character) ? character : `=${byte.toString(16).toUpperCase().padStart(2, "0")}`;
+}
+
+function nodeIdentity(record: NodeRecord): Uint8Array {
+  return NodeRecord.encode({ ...record, load: undefined, expiresAtMs: 0 }).finish();
+}
+
+/** What a worker is and how it fares; not how busy it is this moment. */
+function workerIdentity({ node, info }: RunningWorker): Uint8Array {
+  const steady = info === undefined ? undefined : { ...info, pool: undefined, activeRequests: 0 };
+  return RunningWorker.encode({ node, info: steady }).finish();
+}
+
+function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0;
+}
+
+/** By code units: the same order on every node, whatever its locale. */
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }

@@ -2,7 +2,8 @@
  * Events over core NATS: at most once, to whoever listens now. Publishing never waits and never fails; while NATS is away
  * or slow, events wait in a bounded buffer, and the oldest give way.
  */
-import type { TraceContext } from "../telemetry/index.ts";
+import { headers, type Msg, type MsgHdrs, type NatsConnection } from "@nats-io/transport-node";
+import { formatTraceparent, type Logger, NO_TRACE, parseTraceparent, type TraceContext } from "../telemetry/index.ts";
 
 /** What is generated for a message: how to put it on the wire and take it off. */
 export interface MessageType<T> {
@@ -22,4 +23,214 @@ export interface Events {
   ): () => void;
   /** How many events were given up since the start: NATS was away for too long, or refused them. */
   readonly dropped: number;
+}
+
+/** How many events wait at most, and how many bytes. */
+const WAITING_MAX = 10_000;
+const WAITING_BYTES_MAX = 8 * 1024 * 1024;
+/** How many bytes may be on their way to NATS without a word from it; the client's own buffer has no bound. */
+const UNCONFIRMED_BYTES_MAX = 4 * 1024 * 1024;
+/** After how many bytes to ask NATS for a word. */
+const CONFIRM_EVERY_BYTES = 256 * 1024;
+/** What an event takes in memory besides its payload, about. */
+const OVERHEAD_BYTES = 200;
+
+interface Outgoing {
+  readonly subject: string;
+  readonly payload: Uint8Array;
+  readonly trace: TraceContext;
+}
+
+interface EventsOptions {
+  readonly connection: NatsConnection;
+  readonly log: Logger;
+  readonly waitingMax?: number;
+  readonly waitingBytesMax?: number;
+}
+
+/** The events of a node. */
+export class MeshEvents implements Events {
+  readonly #connection: NatsConnection;
+  readonly #log: Logger;
+  readonly #waitingMax: number;
+  readonly #waitingBytesMax: number;
+  #connected = true;
+  /** A queue: those before `#waitingFirst` are gone already. */
+  #waiting: Outgoing[] = [];
+  #waitingFirst = 0;
+  #waitingBytes = 0;
+  #unconfirmedBytes = 0;
+  #confirming = false;
+  #dropped = 0;
+  #droppedReported = 0;
+
+  constructor(options: EventsOptions) {
+    this.#connection = options.connection;
+    this.#log = options.log;
+    this.#waitingMax = options.waitingMax ?? WAITING_MAX;
+    this.#waitingBytesMax = options.waitingBytesMax ?? WAITING_BYTES_MAX;
+  }
+
+  get dropped(): number {
+    return this.#dropped;
+  }
+
+  publish<T>(subject: string, type: MessageType<T>, message: T, trace: TraceContext): void {
+    let payload: Uint8Array;
+    try {
+      payload = type.encode(message).finish();
+    } catch (error) {
+      this.#dropped++;
+      this.#log.error({ subject, error }, "an event could not be encoded");
+      return;
+    }
+    const event: Outgoing = { subject, payload, trace };
+    if (this.#canSend() && this.#waitingCount() === 0) this.#send(event);
+    else this.#wait(event);
+  }
+
+  subscribe<T>(
+    subject: string,
+    type: MessageType<T>,
+    handler: (message: T, trace: TraceContext | undefined) => void,
+  ): () => void {
+    const failed = (error: unknown): void => this.#log.error({ subject, error }, "a handler of events failed");
+    const subscription = this.#connection.subscribe(subject, {
+      callback: (error: Error | null, message: Msg) => {
+        if (error !== null) {
+          failed(error);
+          return;
+        }
+        try {
+          const result: unknown = handler(type.decode(message.data), traceOf(message));
+          // An asynchronous function passes for one that returns nothing.
+          if (result instanceof Promise) result.catch(failed);
+        } catch (thrown) {
+          failed(thrown);
+        }
+      },
+    });
+    return () => {
+      if (!subscription.isClosed()) subscription.unsubscribe();
+    };
+  }
+
+  /** The connection was lost: from now on events wait. */
+  lost(): void {
+    this.#connected = false;
+    this.#unconfirmedBytes = 0;
+  }
+
+  /** The connection is back: what waited is sent. */
+  regained(): void {
+    this.#connected = true;
+    this.#sendWaiting();
+    this.#report();
+  }
+
+  /** Nothing is sent any more; what still waits is given up. */
+  close(): void {
+    this.#connected = false;
+    this.#dropped += this.#waitingCount();
+    this.#waiting = [];
+    this.#waitingFirst = 0;
+    this.#waitingBytes = 0;
+    this.#waitingClosed = true;
+    this.#report();
+  }
+  #waitingClosed = false;
+
+  #waitingCount(): number {
+    return this.#waiting.length - this.#waitingFirst;
+  }
+
+  #canSend(): boolean {
+    return this.#connected && this.#unconfirmedBytes < UNCONFIRMED_BYTES_MAX;
+  }
+
+  #send(event: Outgoing): void {
+    try {
+      const traceHeaders = headersOf(event.trace);
+      this.#connection.publish(
+        event.subject,
+        event.payload,
+        traceHeaders === undefined ? {} : { headers: traceHeaders },
+      );
+    } catch (error) {
+      this.#dropped++;
+      this.#log.error({ subject: event.subject, error: String(error) }, "NATS refused an event");
+      return;
+    }
+    this.#unconfirmedBytes += sizeOf(event);
+    if (this.#unconfirmedBytes >= CONFIRM_EVERY_BYTES && !this.#confirming) this.#confirm();
+  }
+
+  /** Asks NATS whether it has taken what was sent so far. */
+  #confirm(): void {
+    const asked = this.#unconfirmedBytes;
+    this.#confirming = true;
+    const confirmed = (): void => {
+      this.#confirming = false;
+      this.#unconfirmedBytes = Math.max(0, this.#unconfirmedBytes - asked);
+      this.#sendWaiting();
+    };
+    // It fails when the connection is lost: then nothing is on its way any more.
+    this.#connection.flush().then(confirmed, confirmed);
+  }
+
+  #sendWaiting(): void {
+    while (this.#canSend() && this.#waitingCount() > 0) this.#send(this.#takeOldest());
+  }
+
+  #wait(event: Outgoing): void {
+    if (this.#waitingClosed) {
+      this.#dropped++;
+      return;
+    }
+    this.#waiting.push(event);
+    this.#waitingBytes += sizeOf(event);
+    while (this.#waitingCount() > this.#waitingMax || this.#waitingBytes > this.#waitingBytesMax) {
+      this.#takeOldest();
+      this.#dropped++;
+      if (this.#dropped === this.#droppedReported + 1)
+        this.#log.warn("NATS is away for too long: old events are dropped");
+    }
+  }
+
+  #takeOldest(): Outgoing {
+    const event = this.#waiting[this.#waitingFirst]!;
+    this.#waitingFirst++;
+    this.#waitingBytes -= sizeOf(event);
+    if (this.#waitingFirst === this.#waiting.length) {
+      this.#waiting = [];
+      this.#waitingFirst = 0;
+    } else if (this.#waitingFirst >= 1_024 && this.#waitingFirst * 2 >= this.#waiting.length) {
+      this.#waiting = this.#waiting.slice(this.#waitingFirst);
+      this.#waitingFirst = 0;
+    }
+    return event;
+  }
+
+  #report(): void {
+    if (this.#dropped === this.#droppedReported) return;
+    this.#log.warn({ events: this.#dropped - this.#droppedReported }, "events were dropped while NATS was away");
+    this.#droppedReported = this.#dropped;
+  }
+}
+
+function sizeOf(event: Outgoing): number {
+  return event.payload.length + event.subject.length + OVERHEAD_BYTES;
+}
+
+function headersOf(trace: TraceContext): MsgHdrs | undefined {
+  if (trace.traceId === NO_TRACE.traceId) return undefined;
+  const result = headers();
+  result.set("traceparent", formatTraceparent(trace));
+  if (trace.state !== "") result.set("tracestate", trace.state);
+  return result;
+}
+
+function traceOf(message: Msg): TraceContext | undefined {
+  const found = message.headers;
+  return found === undefined ? undefined : parseTraceparent(found.get("traceparent"), found.get("tracestate"));
 }

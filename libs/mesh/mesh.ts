@@ -1,9 +1,24 @@
 /** A node's membership of the mesh: it joins, says that it is alive and what it runs, and leaves. */
-import type { NodeLoad } from "../gen/cortex/mesh/v1/mesh.ts";
+import { randomBytes } from "node:crypto";
+import type { NatsConnection } from "@nats-io/transport-node";
+import { NodeChanged, NodeChanged_Change } from "../gen/cortex/events/v1/events.ts";
+import { type NodeLoad, NodeRecord } from "../gen/cortex/mesh/v1/mesh.ts";
 import type { WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
-import type { Logger } from "../telemetry/index.ts";
-import type { Clock, Directory } from "./directory.ts";
-import type { Events } from "./events.ts";
+import { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
+import { EVENT, type Logger, NO_TRACE } from "../telemetry/index.ts";
+import { Announcer } from "./announcer.ts";
+import { BUCKET, Buckets, BucketWatch, toRpcError } from "./buckets.ts";
+import { connectNats } from "./connection.ts";
+import {
+  type Clock,
+  type Directory,
+  type Entry,
+  keyOf,
+  MeshDirectory,
+  RUNNING_REPEAT_MS,
+  systemClock,
+} from "./directory.ts";
+import { type Events, MeshEvents } from "./events.ts";
 
 /** What a node is, and stays for as long as it runs. */
 export interface NodeDescription {
@@ -57,7 +72,440 @@ export interface Mesh {
   leave(): Promise<void>;
 }
 
+/** How long joining waits for NATS unless told otherwise. */
+const CONNECT_TIMEOUT_MS = 30_000;
+const HEARTBEAT_MS = 2_000;
+const EXPIRY_MS = 6_000;
+/** After a failure, when to try again: doubled each time, up to a heartbeat. */
+const RETRY_MIN_MS = 50;
+/** Every so many heartbeats it is checked that the watches are not behind. */
+const CHECK_EVERY_BEATS = 5;
+/** How long a change of the desired workers may take to come back before the one who made it goes on. */
+const ECHO_TIMEOUT_MS = 1_000;
+/** How long leaving may take: taking back what was announced, and closing. */
+const LEAVE_TIMEOUT_MS = 1_500;
+const CLOSE_TIMEOUT_MS = 500;
+const SECRET_KEY = "secret";
+
 /** Joins the mesh; resolves when the directory is known. Rejects when NATS can't be reached in time. */
-export async function joinMesh(_options: JoinOptions): Promise<Mesh> {
-  throw new Error("not written yet");
+export async function joinMesh(options: JoinOptions): Promise<Mesh> {
+  const expiryMs = options.expiryMs ?? EXPIRY_MS;
+  const heartbeatMs = options.heartbeatMs ?? HEARTBEAT_MS;
+  if (options.node.id === "") throw new Error("a node needs an id");
+  if (expiryMs < 3 * heartbeatMs) throw new Error("expiryMs must be at least three times heartbeatMs");
+  const timeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
+  const deadlineMs = performance.now() + timeoutMs;
+  const { natsUrl, log } = options;
+  const connection = await connectNats({ natsUrl, name: options.node.id, expiryMs, timeoutMs, log });
+  try {
+    const member = new Member(options, connection, await Buckets.open(connection), { heartbeatMs, expiryMs });
+    await member.start(deadlineMs);
+    return member;
+  } catch (error) {
+    await connection.close();
+    throw error;
+  }
+}
+
+class Member implements Mesh {
+  readonly nodeId: string;
+  readonly directory: MeshDirectory;
+  readonly events: MeshEvents;
+  readonly #options: JoinOptions;
+  readonly #log: Logger;
+  readonly #heartbeatMs: number;
+  readonly #connection: NatsConnection;
+  readonly #buckets: Buckets;
+  readonly #key: string;
+  readonly #startedAtMs: number;
+  readonly #watches: { readonly nodes: BucketWatch; readonly running: BucketWatch; readonly workers: BucketWatch };
+  readonly #sweeping: NodeJS.Timeout;
+  #secret: string | undefined;
+  /** When cortex_workers was made, as far as we know: another time means that NATS has lost its data. */
+  #workersCreated: string | undefined;
+  /** The buckets may be gone or behind: everything is to be made sure of and put again. */
+  #unsettled = true;
+  #left = false;
+  #leaving: Promise<void> | undefined;
+  #living: Promise<void> | undefined;
+  #wake: (() => void) | undefined;
+  #woken = false;
+  #warnedOfDouble = false;
+  #load: NodeLoad = { callsInFlight: 0, eventLoopDelayMs: 0 };
+  readonly #announcer: Announcer;
+  /** Which watches were behind at the last check. */
+  #behind = new Set<BucketWatch>();
+
+  constructor(
+    options: JoinOptions,
+    connection: NatsConnection,
+    buckets: Buckets,
+    { heartbeatMs, expiryMs }: { readonly heartbeatMs: number; readonly expiryMs: number },
+  ) {
+    const { node, log, clock = systemClock } = options;
+    this.#options = options;
+    this.#log = log;
+    this.#heartbeatMs = heartbeatMs;
+    this.#connection = connection;
+    this.#buckets = buckets;
+    this.nodeId = node.id;
+    this.#key = keyOf(node.id);
+    this.#startedAtMs = clock.epochMs();
+    const self = NodeRecord.create({ ...node, startedAtMs: this.#startedAtMs, load: this.#load });
+    const store = {
+      create: (specification: WorkerSpecification) => this.#createDesired(specification),
+      remove: (name: string) => this.#removeDesired(name),
+    };
+    this.directory = new MeshDirectory({ self, heartbeatMs, expiryMs, store, clock, log });
+    this.events = new MeshEvents({ connection, log });
+    this.#announcer = new Announcer({ nodeId: node.id, buckets, directory: this.directory, log });
+    this.#watches = {
+      nodes: new BucketWatch({
+        buckets,
+        log,
+        bucket: BUCKET.nodes,
+        listener: {
+          snapshot: (entries) => this.#onNodes(entries),
+          change: (entry) => (entry.key === this.#key ? this.#onSelf(entry) : this.directory.nodeEntry(entry)),
+        },
+      }),
+      running: new BucketWatch({
+        buckets,
+        log,
+        bucket: BUCKET.running,
+        listener: {
+          snapshot: (entries) => this.#onRunning(entries),
+          change: (entry) => this.directory.runningEntry(entry),
+        },
+      }),
+      workers: new BucketWatch({
+        buckets,
+        log,
+        bucket: BUCKET.workers,
+        listener: {
+          snapshot: (entries) => this.directory.desiredSnapshot(entries),
+          change: (entry) => this.directory.desiredEntry(entry),
+        },
+      }),
+    };
+    this.#sweeping = setInterval(() => this.directory.sweep(), Math.max(10, expiryMs / 12)).unref();
+    void this.#followConnection();
+  }
+
+  get connected(): boolean {
+    return this.#buckets.connected;
+  }
+
+  get secret(): string {
+    return this.#secret!;
+  }
+
+  /** Makes the node known; to be called once. */
+  async start(deadlineMs: number): Promise<void> {
+    try {
+      await this.#prepare(deadlineMs);
+      const snapshots = Promise.all(Object.values(this.#watches).map((watch) => watch.start()));
+      if (!(await inTime(snapshots, deadlineMs - performance.now()))) {
+        throw new Error("NATS did not tell what the directory holds in time: look at its log, or restart it");
+      }
+      await this.#putSelf();
+      this.#unsettled = false;
+    } catch (error) {
+      await this.leave();
+      throw error;
+    }
+    this.#publishChange(NodeChanged_Change.JOINED);
+    this.#living = this.#live();
+  }
+
+  announceWorker(info: WorkerInfo): void {
+    try {
+      if (info.name === "") throw new Error("a worker needs a name");
+      this.directory.setOwnWorker(info.name, info);
+    } catch (error) {
+      this.#log.error({ worker: info.name, error: String(error) }, "a worker can't be announced");
+      return;
+    }
+    this.#announcer.announce([info.name]);
+  }
+
+  withdrawWorker(name: string): void {
+    this.directory.deleteOwnWorker(name);
+    this.#announcer.announce([name]);
+  }
+
+  async drain(): Promise<void> {
+    this.directory.drainSelf();
+    this.#publishChange(NodeChanged_Change.DRAINING);
+    try {
+      await this.#putSelf();
+    } catch (error) {
+      this.#unsettled = true;
+      this.#log.debug({ error: String(error) }, "draining is announced when NATS is back");
+    }
+  }
+
+  leave(): Promise<void> {
+    this.#leaving ??= this.#leave();
+    return this.#leaving;
+  }
+
+  async #leave(): Promise<void> {
+    this.#left = true;
+    clearInterval(this.#sweeping);
+    this.#rouse();
+    if (this.#buckets.connected) await inTime(this.#takeBack(), LEAVE_TIMEOUT_MS);
+    this.events.close();
+    const closing = Promise.all([
+      this.#connection.close(),
+      ...Object.values(this.#watches).map((watch) => watch.stop()),
+    ]);
+    // Whatever still waits for NATS has waited long enough.
+    this.#buckets.lost();
+    await inTime(closing, CLOSE_TIMEOUT_MS);
+  }
+
+  /** Takes back what this node announced; nothing of it may be put again after that. */
+  async #takeBack(): Promise<void> {
+    await Promise.all([this.#living, this.#announcer.stop()]);
+    await this.#buckets.delete(BUCKET.nodes, this.#key);
+    this.#publishChange(NodeChanged_Change.LEFT);
+    await this.#announcer.withdrawAll();
+    await this.#connection.flush();
+  }
+
+  // The connection.
+
+  async #followConnection(): Promise<void> {
+    for await (const status of this.#connection.status()) {
+      if (status.type === "disconnect") {
+        this.#buckets.lost();
+        this.events.lost();
+        this.directory.deafen();
+        if (!this.#left) this.#log.warn("the connection to NATS is lost; going on with what is known");
+      } else if (status.type === "reconnect") {
+        this.#log.info("the connection to NATS is back");
+        this.#unsettled = true;
+        this.#buckets.regained();
+        this.events.regained();
+        this.#rouse();
+      } else if (status.type === "error") {
+        this.#log.warn({ error: String(status.error) }, "NATS reported an error");
+      }
+    }
+    if (!this.#left) this.#log.error("the connection to NATS was closed for good; restart this node");
+  }
+
+  /** Waits until JetStream answers and the buckets are there. */
+  async #prepare(deadlineMs: number): Promise<void> {
+    let retryMs = RETRY_MIN_MS;
+    for (let tries = 1; ; tries++) {
+      try {
+        this.#workersCreated = (await this.#buckets.ensure()).workersCreated;
+        await this.#agreeOnSecret();
+        return;
+      } catch (error) {
+        if (performance.now() + retryMs >= deadlineMs) {
+          throw new Error(
+            `NATS at ${this.#connection.getServer()} does not keep the directory (${(error as Error).message}): ` +
+              "it needs JetStream (nats-server -js)",
+            { cause: error },
+          );
+        }
+        if (tries === 1)
+          this.#log.warn({ error: String(error) }, "waiting for NATS, whose JetStream does not answer yet");
+        await pause(retryMs);
+        retryMs = Math.min(retryMs * 2, this.#heartbeatMs);
+      }
+    }
+  }
+
+  // Being alive.
+
+  /** The node's life: a heartbeat, and after an outage whatever it takes to be whole again. */
+  async #live(): Promise<void> {
+    let retryMs = RETRY_MIN_MS;
+    let repeatedMs = performance.now();
+    for (let beat = 1; !this.#left; beat++) {
+      const startedMs = performance.now();
+      let waitMs = this.#heartbeatMs;
+      try {
+        if (this.#buckets.connected && this.#unsettled) await this.#settle();
+        else if (this.#buckets.connected) await this.#putSelf();
+        if (this.#buckets.connected && beat % CHECK_EVERY_BEATS === 0) await this.#checkWatches();
+        retryMs = RETRY_MIN_MS;
+      } catch (error) {
+        this.#unsettled = true;
+        if (this.#buckets.connected)
+          this.#log.warn({ error: String(error) }, "NATS did not take a heartbeat; trying again");
+        waitMs = retryMs;
+        retryMs = Math.min(retryMs * 2, this.#heartbeatMs);
+      }
+      if (performance.now() - repeatedMs >= RUNNING_REPEAT_MS) {
+        repeatedMs = performance.now();
+        this.#announcer.announceAll();
+      }
+      await this.#idle(Math.max(0, startedMs + waitMs - performance.now()));
+    }
+  }
+
+  /** After a loss of the connection, or of data: makes the buckets, puts everything, and follows the buckets anew. */
+  async #settle(): Promise<void> {
+    const { workersCreated } = await this.#buckets.ensure();
+    await this.#agreeOnSecret();
+    await this.#putSelf();
+    if (workersCreated !== this.#workersCreated) {
+      this.#log.warn("NATS has lost the workers that should run; restoring them from memory");
+      await this.#restoreDesired();
+      this.#workersCreated = workersCreated;
+    }
+    this.#unsettled = false;
+    this.#announcer.announceAll();
+    for (const watch of Object.values(this.#watches)) watch.restart();
+  }
+
+  async #putSelf(): Promise<void> {
+    try {
+      this.#load = this.#options.load();
+    } catch (error) {
+      this.#log.error({ error: String(error) }, "the load of this node can't be told");
+    }
+    const record = this.directory.refreshSelf(this.#load);
+    await this.#buckets.put(BUCKET.nodes, this.#key, NodeRecord.encode(record).finish());
+  }
+
+  /** One watch that is behind twice in a row, having told nothing in between, has fallen silent. */
+  async #checkWatches(): Promise<void> {
+    const behind = new Set<BucketWatch>();
+    for (const name of ["nodes", "running", "workers"] as const) {
+      const watch = this.#watches[name];
+      const seen = watch.seenRevision;
+      const { revision } = await this.#buckets.position(BUCKET[name]);
+      if (seen >= revision || watch.seenRevision > seen) continue;
+      if (this.#behind.has(watch)) {
+        this.#log.warn({ bucket: BUCKET[name] }, "a watch of the directory has fallen silent; starting it again");
+        watch.restart();
+      } else {
+        behind.add(watch);
+      }
+    }
+    this.#behind = behind;
+  }
+
+  #onNodes(entries: ReadonlyMap<string, Entry>): void {
+    this.directory.nodesSnapshot(entries.values());
+    if (!this.#unsettled && entries.get(this.#key)?.value === undefined) this.#rouse();
+  }
+
+  /** This node's own entry has changed: mostly its heartbeat, come back. */
+  #onSelf(entry: Entry): void {
+    if (entry.value === undefined) {
+      // Somebody took it for dead.
+      this.#rouse();
+      return;
+    }
+    if (NodeRecord.decode(entry.value).startedAtMs === this.#startedAtMs) {
+      this.directory.heardSelf();
+    } else if (!this.#warnedOfDouble) {
+      this.#warnedOfDouble = true;
+      this.#log.error("another process is in the mesh under this node's id: give each node an id of its own");
+    }
+  }
+
+  #onRunning(entries: ReadonlyMap<string, Entry>): void {
+    this.directory.runningSnapshot(entries);
+    this.#announcer.deleteLeftovers(entries);
+  }
+
+  #publishChange(change: NodeChanged_Change): void {
+    const { services } = this.#options.node;
+    this.events.publish(EVENT.nodeChanged, NodeChanged, { change, node: this.nodeId, services }, NO_TRACE);
+  }
+
+  /** Waits, unless there is something to do. */
+  async #idle(ms: number): Promise<void> {
+    if (this.#woken || this.#left) {
+      this.#woken = false;
+      return;
+    }
+    await new Promise<void>((resolve) => {
+      this.#wake = () => {
+        clearTimeout(timer);
+        this.#wake = undefined;
+        this.#woken = false;
+        resolve();
+      };
+      const timer = setTimeout(this.#wake, ms).unref();
+    });
+  }
+
+  #rouse(): void {
+    this.#woken = true;
+    this.#wake?.();
+  }
+
+  // The workers that should run, and the secret.
+
+  async #createDesired(specification: WorkerSpecification): Promise<boolean> {
+    try {
+      const value = WorkerSpecification.encode(specification).finish();
+      const revision = await this.#buckets.create(BUCKET.workers, keyOf(specification.name), value);
+      if (revision === false) return false;
+      await this.#watches.workers.caughtUp(revision, ECHO_TIMEOUT_MS);
+      return true;
+    } catch (error) {
+      throw toRpcError(error);
+    }
+  }
+
+  async #removeDesired(name: string): Promise<boolean> {
+    try {
+      if ((await this.#buckets.get(BUCKET.workers, keyOf(name))) === undefined) return false;
+      await this.#buckets.delete(BUCKET.workers, keyOf(name));
+      const { revision } = await this.#buckets.position(BUCKET.workers);
+      await this.#watches.workers.caughtUp(revision, ECHO_TIMEOUT_MS);
+      return true;
+    } catch (error) {
+      throw toRpcError(error);
+    }
+  }
+
+  /** Every node does this; whatever was added or removed since the data was lost wins over what is remembered. */
+  async #restoreDesired(): Promise<void> {
+    for (const specification of this.directory.desiredWorkers()) {
+      const value = WorkerSpecification.encode(specification).finish();
+      await this.#buckets.create(BUCKET.workers, keyOf(specification.name), value, { everUnused: true });
+    }
+  }
+
+  /** The first node makes the secret, all others read it; after a loss of data it is the first to come back. */
+  async #agreeOnSecret(): Promise<void> {
+    const own = this.#secret ?? randomBytes(32).toString("base64url");
+    let stored = await this.#buckets.get(BUCKET.mesh, SECRET_KEY);
+    if (stored === undefined && (await this.#buckets.create(BUCKET.mesh, SECRET_KEY, Buffer.from(own))) === false) {
+      stored = await this.#buckets.get(BUCKET.mesh, SECRET_KEY);
+    }
+    const secret = stored === undefined ? own : Buffer.from(stored.value).toString();
+    if (this.#secret !== undefined && secret !== this.#secret) this.#log.warn("the secret of the mesh has changed");
+    this.#secret = secret;
+  }
+}
+
+/** Whether `promise` fulfilled within `ms`; a rejection counts as not. */
+async function inTime(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), Math.max(0, ms));
+  });
+  const done = promise.then(
+    () => true,
+    () => false,
+  );
+  const result = await Promise.race([done, late]);
+  clearTimeout(timer);
+  return result;
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
