@@ -1,9 +1,430 @@
-/** A worker whose provider is reached over HTTP. */
-import type { Dialect } from "./dialect.ts";
+/** A worker whose provider is reached over HTTP: a dialect, and around it everything that is the same for every provider. */
+import type {
+  Completion,
+  CompletionRequest,
+  EmbeddingRequest,
+  EmbeddingResult,
+  Model,
+} from "../gen/cortex/llm/v1/llm.ts";
+import {
+  BreakerState,
+  type CheckHealthResponse,
+  Health,
+  type StreamResponse,
+  type WorkerInfo,
+} from "../gen/cortex/provider/v1/provider.ts";
+import { CATALOGUE, type Call, RpcError } from "../rpc/index.ts";
+import { ATTRIBUTE, type Attributes, type Logger, type Tracer } from "../telemetry/index.ts";
+import { completeServed, StreamAnswer, summarize, WholeAnswer } from "./answer.ts";
+import { type AnswerSummary, Attempt, type AttemptHost, type AttemptOptions, type Operation } from "./attempt.ts";
+import { Breaker } from "./breaker.ts";
+import { ConnectionPool } from "./connection-pool.ts";
+import type { AttemptContext, Dialect, ProviderRequest, Timeouts } from "./dialect.ts";
+import { abortReason, causeFields, describe, failure } from "./failures.ts";
+import { parseJson } from "./json.ts";
+import { Keys } from "./keys.ts";
+import { PartStream } from "./part-stream.ts";
 import type { WorkerSettings } from "./settings.ts";
-import type { Worker, WorkerDependencies } from "./worker.ts";
+import type { Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
 
-/** Makes a worker of a dialect. It opens no connection before the first request. */
+/** The breaker of a worker whose settings say nothing about it. */
+const BREAKER_FAILURES = 5;
+const BREAKER_RESET_MS = 30_000;
+
+const CLOSE_WAIT_MS = 30_000;
+
+/** The operations that a provider is asked, not for a client but to look after its worker, have no model. */
+const NO_MODEL = "";
+
+/**
+ * Makes a worker of a dialect. It opens no connection before the first request. Throws INVALID_REQUEST, naming the field,
+ * for settings that can't work.
+ */
 export function createHttpWorker(dialect: Dialect, settings: WorkerSettings, dependencies: WorkerDependencies): Worker {
-  throw new Error(`not there yet: ${dialect.provider} ${settings.name} ${dependencies.log.level}`);
+  return new HttpWorker(dialect, settings, dependencies);
+}
+
+class HttpWorker implements Worker, AttemptHost {
+  readonly name: string;
+  readonly dialect: Dialect;
+  readonly pool: ConnectionPool;
+  readonly breaker: Breaker;
+  readonly keys: Keys;
+  readonly secrets: readonly string[];
+  readonly tracer: Tracer;
+  readonly log: Logger;
+  readonly #settings: WorkerSettings;
+  readonly #timeouts: Timeouts;
+  readonly #concurrentMax: number;
+  readonly #clock: () => number;
+  readonly #random: () => number;
+  readonly #closeWaitMs: number;
+  readonly #listeners = new Set<(change: WorkerChange) => void>();
+  readonly #attempts = new Set<Attempt>();
+  #active = 0;
+  #models: readonly string[];
+  /** What the provider was found to be; whether there is room is seen when asked. */
+  #health: Health = Health.UNSPECIFIED;
+  #reportedHealth: Health = Health.UNSPECIFIED;
+  #idle: (() => void) | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(dialect: Dialect, settings: WorkerSettings, dependencies: WorkerDependencies) {
+    const { defaults } = dialect;
+    settings.keys.forEach(checkKey);
+    this.name = settings.name;
+    this.dialect = dialect;
+    this.tracer = dependencies.tracer;
+    this.log = dependencies.log.child({ worker: settings.name });
+    this.keys = new Keys(settings.keys);
+    this.secrets = settings.keys;
+    this.#settings = settings;
+    this.#clock = dependencies.clock ?? Date.now;
+    this.#random = dependencies.random ?? Math.random;
+    this.#closeWaitMs = dependencies.closeWaitMs ?? CLOSE_WAIT_MS;
+    this.#timeouts = withDefaults(defaults.timeouts, settings.timeouts);
+    this.#concurrentMax = settings.limits?.concurrent ?? 0;
+    this.#models = settings.models ?? [];
+    this.pool = new ConnectionPool({
+      worker: settings.name,
+      baseUrl: parseBaseUrl(settings.baseUrl ?? defaults.baseUrl),
+      timeouts: this.#timeouts,
+      ...withDefaults(defaults.pool, settings.pool),
+    });
+    this.breaker = new Breaker({
+      worker: settings.name,
+      failures: settings.breaker?.failures ?? BREAKER_FAILURES,
+      resetMs: settings.breaker?.resetMs ?? BREAKER_RESET_MS,
+      clock: this.#clock,
+      onChange: (state) => this.#breakerChanged(state),
+    });
+  }
+
+  info(): WorkerInfo {
+    const { provider, defaults, simulated } = this.dialect;
+    const { origin, pathname } = this.pool.options.baseUrl;
+    return {
+      name: this.name,
+      provider,
+      priority: this.#settings.priority ?? defaults.priority,
+      baseUrl: `${origin}${pathname === "/" ? "" : pathname}`,
+      models: this.#models,
+      capabilities: this.#settings.capabilities ?? defaults.capabilities,
+      health: this.#currentHealth(),
+      breaker: this.breaker.state,
+      pool: this.pool.statistics(),
+      activeRequests: this.#active,
+      concurrentRequestsMax: this.#concurrentMax,
+      simulated: simulated ?? false,
+    };
+  }
+
+  async complete(request: CompletionRequest, call: Call): Promise<Completion> {
+    const context = this.#context(request.model);
+    const translated = this.#translate(() => this.dialect.chatRequest(request, false, context));
+    const attempt = new Attempt(this, chatOptions(request, call, context, false));
+    return this.#ask(attempt, translated, (text) => {
+      const answer = this.dialect.chatAnswer(parseJson(text, "the answer"), context);
+      const value: Completion = {
+        ...answer,
+        served: completeServed(answer.served, attempt, this.dialect),
+        warnings: withWarnings(answer.warnings, translated),
+      };
+      return { value, summary: summarize(value) };
+    });
+  }
+
+  stream(request: CompletionRequest, call: Call): AsyncIterable<StreamResponse> {
+    return new PartStream((stream) => {
+      const context = this.#context(request.model);
+      const translated = this.#translate(() => this.dialect.chatRequest(request, true, context));
+      const attempt = new Attempt(this, chatOptions(request, call, context, true));
+      const answer = new StreamAnswer(attempt, this.dialect, stream, translated.warnings ?? []);
+      const accept = this.dialect.framing === "sse" ? "text/event-stream" : "application/x-ndjson";
+      attempt.send(this.#prefixed(translated), accept, answer);
+      return answer;
+    });
+  }
+
+  async embed(request: EmbeddingRequest, call: Call): Promise<EmbeddingResult> {
+    const { embedding, provider } = this.dialect;
+    if (embedding === undefined) {
+      throw failure("UNIMPLEMENTED", `worker "${this.name}": ${provider} has no embeddings`);
+    }
+    const context = this.#context(request.model);
+    const translated = this.#translate(() => embedding.request(request, context));
+    const attempt = new Attempt(this, { operation: "embeddings", call, context, stream: false, counted: true });
+    return this.#ask(attempt, translated, (text) => {
+      const answer = embedding.answer(parseJson(text, "the answer"), context);
+      const served = completeServed(answer.served, attempt, this.dialect);
+      const value: EmbeddingResult = { ...answer, served, warnings: withWarnings(answer.warnings, translated) };
+      return { value, summary: { served, usage: value.usage } };
+    });
+  }
+
+  async listModels(call: Call): Promise<Model[]> {
+    if (this.#settings.models !== undefined) return this.#settings.models.map(configuredModel);
+    return this.#look("list_models", call, this.dialect.modelsRequest(), (text) => this.#readModels(text));
+  }
+
+  async checkHealth(call: Call): Promise<CheckHealthResponse> {
+    if (call.signal.aborted) throw abortReason(call.signal);
+    if (this.pool.exhausted) {
+      const message = `all ${this.pool.options.connections} connections are in use`;
+      return { health: Health.BUSY, latencyMs: 0, message };
+    }
+    const startedAtMs = performance.now();
+    const request = this.dialect.healthRequest();
+    const models = this.dialect.modelsRequest();
+    const asksModels = this.#settings.models === undefined;
+    const same = request.path === models.path && request.method === models.method && request.body === models.body;
+    try {
+      await this.#look("health", call, request, (text) => {
+        if (asksModels && same) this.#readModels(text);
+      });
+    } catch (thrown) {
+      return this.#unhealthy(RpcError.from(thrown), performance.now() - startedAtMs, call);
+    }
+    const latencyMs = performance.now() - startedAtMs;
+    this.#setHealth(Health.AVAILABLE);
+    if (asksModels && !same) await this.#refreshModels(call);
+    return { health: this.#currentHealth(), latencyMs, message: "" };
+  }
+
+  onChange(listener: (change: WorkerChange) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  check(counted: boolean): void {
+    if (this.#closing !== undefined) throw this.#draining();
+    if (counted && this.#concurrentMax > 0 && this.#active >= this.#concurrentMax) {
+      const message = `worker "${this.name}" serves ${this.#active} requests, as many as it may (limits.concurrent)`;
+      throw failure("WORKER_BUSY", message);
+    }
+  }
+
+  begun(attempt: Attempt): void {
+    this.#attempts.add(attempt);
+    if (attempt.options.counted) this.#active += 1;
+    this.#reportHealth();
+  }
+
+  ended(attempt: Attempt, error: RpcError | undefined): void {
+    this.#attempts.delete(attempt);
+    if (attempt.options.counted) this.#active -= 1;
+    if (error === undefined) this.#setHealth(Health.AVAILABLE);
+    else if (error.reason === "PROVIDER_UNREACHABLE" || error.reason === "PROVIDER_REFUSED_KEY") {
+      this.#setHealth(Health.UNAVAILABLE, error);
+    } else this.#reportHealth();
+    if (this.#attempts.size === 0) this.#idle?.();
+  }
+
+  async #close(): Promise<void> {
+    if (this.#attempts.size > 0) {
+      let timer: NodeJS.Timeout | undefined;
+      await new Promise<void>((resolve) => {
+        this.#idle = resolve;
+        timer = setTimeout(resolve, this.#closeWaitMs);
+      });
+      clearTimeout(timer);
+    }
+    for (const attempt of [...this.#attempts]) attempt.exchange.abort(this.#draining());
+    await this.pool.close();
+    this.breaker.shutdown();
+    this.#listeners.clear();
+  }
+
+  #draining(): RpcError {
+    return failure("NODE_DRAINING", `worker "${this.name}" is being closed`);
+  }
+
+  #context(model: string): AttemptContext {
+    return {
+      worker: this.name,
+      model,
+      nowS: Math.floor(this.#clock() / 1000),
+      mintId: (prefix) => prefix + randomText(this.#random),
+    };
+  }
+
+  #translate(translate: () => ProviderRequest): ProviderRequest {
+    try {
+      return translate();
+    } catch (thrown) {
+      const error = RpcError.from(thrown);
+      if (error.reason === "INTERNAL")
+        this.log.error(causeFields(error.cause), "the dialect could not translate a request");
+      throw error;
+    }
+  }
+
+  #prefixed(request: ProviderRequest): ProviderRequest {
+    const { pathname } = this.pool.options.baseUrl;
+    return pathname === "/" ? request : { ...request, path: `${pathname}${request.path}` };
+  }
+
+  #ask<T>(
+    attempt: Attempt,
+    request: ProviderRequest,
+    read: (text: string) => { readonly value: T; readonly summary?: AnswerSummary },
+  ): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const answer = new WholeAnswer(attempt, this.dialect, { read, resolve, reject });
+      attempt.send(this.#prefixed(request), "application/json", answer);
+    });
+  }
+
+  /** Asks something to look after the worker: past breaker and limits, and within the connect time-out. */
+  async #look<T>(operation: Operation, call: Call, request: ProviderRequest, read: (text: string) => T): Promise<T> {
+    const { connectMs } = this.#timeouts;
+    const timeouts: Timeouts = {
+      connectMs,
+      poolMs: connectMs,
+      firstTokenMs: connectMs,
+      stallMs: connectMs,
+      totalMs: connectMs,
+    };
+    const context = this.#context(NO_MODEL);
+    const attempt = new Attempt(this, { operation, call, context, stream: false, counted: false, timeouts });
+    return this.#ask(attempt, request, (text) => ({ value: read(text) }));
+  }
+
+  #readModels(text: string): Model[] {
+    const models = this.dialect.modelsAnswer(parseJson(text, "the list of models"));
+    const ids = models.map((model) => model.id);
+    if (ids.length !== this.#models.length || ids.some((id, index) => id !== this.#models[index])) {
+      this.#models = ids;
+      this.#notify("models");
+    }
+    return models;
+  }
+
+  async #refreshModels(call: Call): Promise<void> {
+    try {
+      await this.listModels(call);
+    } catch (thrown) {
+      if (call.signal.aborted) throw abortReason(call.signal);
+      const error = RpcError.from(thrown);
+      this.log.warn({ reason: error.reason }, `the provider's models are not known: ${describe(error)}`);
+    }
+  }
+
+  #unhealthy(error: RpcError, latencyMs: number, call: Call): CheckHealthResponse {
+    if (call.signal.aborted) throw abortReason(call.signal);
+    const full = error.reason === "PROVIDER_RATE_LIMITED" || error.reason === "PROVIDER_OVERLOADED";
+    const health = full || error.reason === "WORKER_BUSY" ? Health.BUSY : Health.UNAVAILABLE;
+    this.#setHealth(health, error);
+    return { health, latencyMs, message: `${error.message}. ${CATALOGUE[error.reason].remedy}` };
+  }
+
+  #currentHealth(): Health {
+    if (this.#health === Health.UNAVAILABLE) return Health.UNAVAILABLE;
+    const full = this.#concurrentMax > 0 && this.#active >= this.#concurrentMax;
+    return full || this.pool.exhausted ? Health.BUSY : this.#health;
+  }
+
+  #setHealth(health: Health, error?: RpcError): void {
+    if (health === this.#health) {
+      this.#reportHealth();
+      return;
+    }
+    this.#health = health;
+    const reason = error === undefined ? {} : { reason: error.reason };
+    if (health === Health.AVAILABLE) this.log.info({ health: "available" }, "worker is available");
+    else if (health === Health.BUSY) this.log.info({ health: "busy", ...reason }, "worker is busy");
+    else this.log.warn({ health: "unavailable", ...reason }, `worker is unavailable: ${error ? describe(error) : ""}`);
+    this.#reportHealth();
+  }
+
+  #reportHealth(): void {
+    const health = this.#currentHealth();
+    if (health === this.#reportedHealth) return;
+    this.#reportedHealth = health;
+    this.#notify("health");
+  }
+
+  #breakerChanged(state: BreakerState): void {
+    if (state === BreakerState.OPEN) {
+      this.log.warn({ breaker: "open" }, "breaker opened: the worker gets no requests until a trial succeeds");
+    } else if (state === BreakerState.HALF_OPEN) {
+      this.log.info({ breaker: "half_open" }, "breaker half open: the next request is a trial");
+    } else {
+      this.log.info({ breaker: "closed" }, "breaker closed: the worker serves again");
+    }
+    this.#notify("breaker");
+  }
+
+  #notify(change: WorkerChange): void {
+    for (const listener of this.#listeners) listener(change);
+  }
+}
+
+function chatOptions(request: CompletionRequest, call: Call, context: AttemptContext, stream: boolean): AttemptOptions {
+  const attributes = (): Attributes => ({
+    [ATTRIBUTE.requestMaxTokens]: request.maxOutputTokens,
+    [ATTRIBUTE.requestTemperature]: request.sampling?.temperature,
+    [ATTRIBUTE.requestTopP]: request.sampling?.topP,
+  });
+  return { operation: "chat", call, context, stream, counted: true, attributes };
+}
+
+function configuredModel(id: string): Model {
+  return { id, workers: [], createdAtS: 0, ownedBy: "" };
+}
+
+function withWarnings(own: Completion["warnings"], { warnings }: ProviderRequest): Completion["warnings"] {
+  return warnings === undefined || warnings.length === 0 ? own : [...warnings, ...own];
+}
+
+/** `chosen` over `defaults`, where a field that is undefined chooses nothing. */
+function withDefaults<T extends object>(
+  defaults: T,
+  chosen: { readonly [K in keyof T]?: T[K] | undefined } | undefined,
+): T {
+  const result = { ...defaults };
+  for (const key of Object.keys(defaults) as (keyof T)[]) {
+    const value = chosen?.[key];
+    if (value !== undefined) result[key] = value;
+  }
+  return result;
+}
+
+function parseBaseUrl(text: string): URL {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  const http = url?.protocol === "http:" || url?.protocol === "https:";
+  if (
+    url === undefined ||
+    !http ||
+    url.username !== "" ||
+    url.password !== "" ||
+    url.search !== "" ||
+    url.hash !== ""
+  ) {
+    // Not quoted: it may hold a key.
+    const message = "baseUrl must be an http or https address of host, port and path only; keys go into keys";
+    throw new RpcError("INVALID_REQUEST", message, { field: "baseUrl" });
+  }
+  url.pathname = url.pathname.replace(/\/+$/, "");
+  return url;
+}
+
+/** A key that can't be in a header would fail every request, with an error that is hard to read. */
+function checkKey(key: string, index: number): void {
+  if (/^[\x21-\x7e]+$/.test(key)) return;
+  const field = `keys[${index}]`;
+  throw new RpcError("INVALID_REQUEST", `${field} is empty, or has a space or a character that no key has`, { field });
+}
+
+const LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
+
+function randomText(random: () => number): string {
+  let text = "";
+  for (let count = 0; count < 16; count += 1) text += LETTERS[Math.floor(random() * LETTERS.length)];
+  return text;
 }

@@ -1,5 +1,5 @@
 /** Parsing what a provider sent, so that a failure says where but never what: answers do not belong in errors. */
-import { RpcError } from "../rpc/index.ts";
+import { failure } from "./failures.ts";
 
 const POSITION = /at position (\d+)/;
 
@@ -12,7 +12,7 @@ export function parseJson(text: string, what: string): unknown {
   try {
     return JSON.parse(source);
   } catch (thrown) {
-    throw new RpcError("PROVIDER_INVALID_ANSWER", `${what} is not JSON: ${describe(source, thrown)}`);
+    throw failure("PROVIDER_INVALID_ANSWER", `${what} is not JSON: ${describe(source, thrown)}`);
   }
 }
 
