@@ -91,7 +91,9 @@ describe("resolveNatsServer", () => {
     await executable("bin", "apt-get");
     await writeFile(join(folder, "bin", "apt-get"), "#!/bin/sh\necho 'E: no network' >&2\nexit 100\n");
     await executable("bin", "dpkg");
-    await expect(resolveIn(join(folder, "bin"), { install: true })).rejects.toThrow(/E: no network[\s\S]*apt-get install/);
+    await expect(resolveIn(join(folder, "bin"), { install: true })).rejects.toThrow(
+      /E: no network[\s\S]*apt-get install/,
+    );
     expect(await readdir(join(folder, "cache"))).toEqual([]);
   });
 });

@@ -21,10 +21,21 @@ export function createLogger(options: LogOptions): Logger {
   const destination =
     options.destination ??
     (options.readable
-      ? pretty({ destination: 2, sync: true, ignore: "pid,hostname,node", translateTime: "SYS:HH:MM:ss.l", messageKey: "message" })
+      ? pretty({
+          destination: 2,
+          sync: true,
+          ignore: "pid,hostname,node",
+          translateTime: "SYS:HH:MM:ss.l",
+          messageKey: "message",
+        })
       : pino.destination({ dest: 2, sync: false }));
   return pino(
-    { level: options.level, base: { node: options.node }, timestamp: pino.stdTimeFunctions.isoTime, messageKey: "message" },
+    {
+      level: options.level,
+      base: { node: options.node },
+      timestamp: pino.stdTimeFunctions.isoTime,
+      messageKey: "message",
+    },
     destination,
   );
 }

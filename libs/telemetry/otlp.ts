@@ -1,5 +1,14 @@
 /** The tracer that records: OpenTelemetry's Node SDK, exporting over OTLP. Loaded only where an endpoint is configured. */
-import { type Attributes as OtelAttributes, type Span as OtelSpan, context, createTraceState, SpanKind as OtelKind, SpanStatusCode, TraceFlags, trace } from "@opentelemetry/api";
+import {
+  context,
+  createTraceState,
+  type Attributes as OtelAttributes,
+  SpanKind as OtelKind,
+  type Span as OtelSpan,
+  SpanStatusCode,
+  TraceFlags,
+  trace,
+} from "@opentelemetry/api";
 import { startNodeSdk } from "@opentelemetry/sdk-node";
 import { ATTRIBUTE, SPAN_EVENT } from "./names.ts";
 import { type Attributes, SilentSpan, type Span, type SpanKind, type TraceContext, type Tracer } from "./trace.ts";

@@ -61,7 +61,14 @@ const TRACEPARENT = /^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(
 export function parseTraceparent(header: string | undefined, state = ""): TraceContext | undefined {
   const match = header === undefined ? null : TRACEPARENT.exec(header);
   if (match === null) return undefined;
-  const [, version, traceId, spanId, flags, rest] = match as unknown as [string, string, string, string, string, string?];
+  const [, version, traceId, spanId, flags, rest] = match as unknown as [
+    string,
+    string,
+    string,
+    string,
+    string,
+    string?,
+  ];
   if (version === "ff" || (version === "00" && rest !== undefined)) return undefined;
   if (traceId === NO_TRACE.traceId || spanId === NO_TRACE.spanId) return undefined;
   return { traceId, spanId, sampled: (Number.parseInt(flags, 16) & 1) === 1, state };

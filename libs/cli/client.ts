@@ -1,0 +1,143 @@
+/** Commands that ask a node that runs, over gRPC like any other client. */
+import { randomUUID } from "node:crypto";
+import Table from "cli-table3";
+import { HealthServiceDefinition, Status } from "../gen/cortex/health/v1/health.ts";
+import { FinishReason, Role, type Served, type Usage } from "../gen/cortex/llm/v1/llm.ts";
+import { BreakerState, Health } from "../gen/cortex/provider/v1/provider.ts";
+import { RegistryServiceDefinition } from "../gen/cortex/registry/v1/registry.ts";
+import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
+import { type Call, type Channel, connect, startCall } from "../rpc/index.ts";
+import { NO_TRACE } from "../telemetry/index.ts";
+
+export interface ClientOptions {
+  readonly address?: string | undefined;
+  readonly key?: string | undefined;
+  readonly json?: boolean | undefined;
+}
+
+const DEFAULT_ADDRESS = "127.0.0.1:50051";
+/** A question about the state of things is answered from memory. */
+const QUESTION_TIMEOUT_MS = 5_000;
+
+async function withNode<T>(
+  options: ClientOptions,
+  timeoutMs: number,
+  ask: (channel: Channel, call: Call) => Promise<T>,
+): Promise<T> {
+  const channel = connect(options.address ?? DEFAULT_ADDRESS, { clientKey: options.key });
+  const deadlineAtMs = Date.now() + timeoutMs;
+  const call = startCall({ tenant: "", requestId: randomUUID(), trace: NO_TRACE, deadlineAtMs });
+  process.once("SIGINT", () => call.cancel());
+  try {
+    return await ask(channel, call);
+  } finally {
+    call.finish();
+    channel.close();
+  }
+}
+
+/** Streams an answer to the terminal; who served it and how fast goes to standard error. */
+export async function chat(prompt: string, options: ClientOptions & { readonly model: string }): Promise<number> {
+  const startedAtMs = performance.now();
+  let firstTokenMs: number | undefined;
+  let served: Served | undefined;
+  let usage: Usage | undefined;
+  await withNode(options, 3_600_000, async (channel, call) => {
+    const message = { role: Role.USER, name: "", content: [{ part: { $case: "text" as const, value: prompt } }] };
+    const completion = {
+      model: options.model,
+      messages: [message],
+      tools: [],
+      logprobs: false,
+      user: "",
+      extraJson: {},
+    };
+    for await (const { parts } of channel.client(RouterServiceDefinition).stream({ completion }, call)) {
+      for (const { part } of parts) {
+        if (options.json === true) process.stdout.write(`${JSON.stringify(part)}\n`);
+        if (part?.$case === "served") served = part.value;
+        else if (part?.$case === "usage") usage = part.value;
+        else if (part?.$case === "text" || part?.$case === "refusal") {
+          firstTokenMs ??= performance.now() - startedAtMs;
+          if (options.json !== true) process.stdout.write(part.value.text);
+        } else if (part?.$case === "finish" && part.value.reason === FinishReason.LENGTH && options.json !== true) {
+          process.stderr.write("\n(cut off at the model's limit)");
+        }
+      }
+    }
+  });
+  if (options.json === true) return 0;
+  const seconds = (performance.now() - startedAtMs) / 1_000;
+  const tokens = usage?.outputTokens;
+  const speed = tokens === undefined ? "" : `, ${tokens} tokens, ${(tokens / seconds).toFixed(0)} tokens/s`;
+  process.stdout.write("\n");
+  process.stderr.write(
+    `\n${served?.worker}/${served?.model}: first token after ${((firstTokenMs ?? 0) / 1_000).toFixed(2)} s${speed}\n`,
+  );
+  return 0;
+}
+
+const HEALTH_NAMES: Record<Health, string> = {
+  [Health.UNSPECIFIED]: "unknown",
+  [Health.AVAILABLE]: "available",
+  [Health.BUSY]: "busy",
+  [Health.UNAVAILABLE]: "unavailable",
+};
+
+const BREAKER_NAMES: Record<BreakerState, string> = {
+  [BreakerState.UNSPECIFIED]: "unknown",
+  [BreakerState.CLOSED]: "closed",
+  [BreakerState.OPEN]: "open",
+  [BreakerState.HALF_OPEN]: "half-open",
+};
+
+/** Prints the workers of the mesh. */
+export async function listWorkers(options: ClientOptions & { readonly provider: string }): Promise<number> {
+  const { workers } = await withNode(options, QUESTION_TIMEOUT_MS, (channel, call) =>
+    channel.client(RegistryServiceDefinition).list({ provider: options.provider }, call),
+  );
+  const rows = workers.flatMap(({ info, node }) => (info === undefined ? [] : [{ info, node }]));
+  if (options.json === true) {
+    const plain = rows.map(({ info, node }) => ({
+      ...info,
+      health: HEALTH_NAMES[info.health],
+      breaker: BREAKER_NAMES[info.breaker],
+      node,
+    }));
+    process.stdout.write(`${JSON.stringify(plain, null, 2)}\n`);
+    return 0;
+  }
+  const head = ["worker", "provider", "priority", "health", "breaker", "active", "models", "node"];
+  const table = new Table({ head, style: { head: [], border: [] } });
+  for (const { info, node } of rows) {
+    const { name, provider, priority, health, breaker, activeRequests, models } = info;
+    const shown = models.length > 3 ? `${models.slice(0, 3).join(", ")} +${models.length - 3}` : models.join(", ");
+    table.push([name, provider, priority, HEALTH_NAMES[health], BREAKER_NAMES[breaker], activeRequests, shown, node]);
+  }
+  process.stdout.write(rows.length === 0 ? "no workers are running\n" : `${table.toString()}\n`);
+  return 0;
+}
+
+const STATUS_NAMES: Record<Status, string> = {
+  [Status.UNSPECIFIED]: "unknown",
+  [Status.HEALTHY]: "healthy",
+  [Status.DEGRADED]: "degraded",
+  [Status.UNHEALTHY]: "unhealthy",
+};
+
+/** Prints how the mesh is. The exit code is 1 when it can't serve. */
+export async function health(options: ClientOptions): Promise<number> {
+  const state = await withNode(options, QUESTION_TIMEOUT_MS, (channel, call) =>
+    channel.client(HealthServiceDefinition).check({}, call),
+  );
+  const status = STATUS_NAMES[state.status];
+  if (options.json === true) process.stdout.write(`${JSON.stringify({ ...state, status })}\n`);
+  else {
+    const { workersAvailable, workersBusy, workersUnavailable, nodes, version, problems } = state;
+    process.stdout.write(
+      `${status}: ${workersAvailable} workers available, ${workersBusy} busy, ${workersUnavailable} unavailable; ` +
+        `${nodes} ${nodes === 1 ? "node" : "nodes"}; Cortex ${version}\n${problems.map((problem) => `  - ${problem}\n`).join("")}`,
+    );
+  }
+  return state.status === Status.HEALTHY || state.status === Status.DEGRADED ? 0 : 1;
+}

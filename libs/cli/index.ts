@@ -1,0 +1,104 @@
+/** The command `cortex`: starts nodes, and asks those that run. Output is for people, `--json` is for programs. */
+import { readFileSync } from "node:fs";
+import { Command, CommanderError, Option } from "commander";
+import { ConfigurationError, type ServiceEntry, StartError } from "../host/index.ts";
+import { RpcError } from "../rpc/index.ts";
+import { type ClientOptions, chat, health, listWorkers } from "./client.ts";
+import { doctor } from "./doctor.ts";
+import { run, up } from "./node.ts";
+
+/** Cortex's version, as package.json has it. */
+export const VERSION = (
+  JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }
+).version;
+
+/** Runs one command line; returns the exit code. Every failure is told in words that help, on standard error. */
+export async function runCommandLine(args: readonly string[], services: readonly ServiceEntry[]): Promise<number> {
+  let exitCode = 0;
+  const program = new Command("cortex")
+    .description("A gateway and routing mesh for large language models.")
+    .version(VERSION)
+    .showSuggestionAfterError()
+    .showHelpAfterError("(cortex --help shows what there is)")
+    .exitOverride();
+  const config = new Option("--config <file>", "configuration file (default: cortex.yaml where it exists)");
+  const json = new Option("--json", "print JSON for programs");
+  const address = new Option("--address <host:port>", "gRPC address of a node (default: 127.0.0.1:50051)");
+  const key = new Option("--key <key>", "client key").env("CORTEX_CLIENT_KEY");
+
+  program
+    .command("up")
+    .description("run all services in one node, with a nats-server of its own unless CORTEX_NATS_URL names one")
+    .addOption(config)
+    .addOption(json)
+    .action(async (options: { config?: string; json?: boolean }) => {
+      exitCode = await up({ ...options, services, version: VERSION });
+    });
+  program
+    .command("run")
+    .description("run some services in one node of a mesh")
+    .argument("<services...>", services.map(({ name }) => name).join(", "))
+    .addOption(config)
+    .addOption(json)
+    .action(async (names: string[], options: { config?: string; json?: boolean }) => {
+      exitCode = await run(names, { ...options, services, version: VERSION });
+    });
+  program
+    .command("chat")
+    .description("ask a model and watch the answer come")
+    .argument("<prompt...>", "what to ask")
+    .option("-m, --model <model>", "model, worker/model, route, or auto", "auto")
+    .addOption(address)
+    .addOption(key)
+    .addOption(json)
+    .action(async (prompt: string[], options: ClientOptions & { model: string }) => {
+      exitCode = await chat(prompt.join(" "), options);
+    });
+  const workers = program.command("workers").description("the workers of the mesh");
+  workers
+    .command("list")
+    .description("list the workers, where they run and how they are")
+    .option("--provider <provider>", "only those of one provider", "")
+    .addOption(address)
+    .addOption(key)
+    .addOption(json)
+    .action(async (options: ClientOptions & { provider: string }) => {
+      exitCode = await listWorkers(options);
+    });
+  program
+    .command("health")
+    .description("say how the mesh is; exit code 1 when it can't serve")
+    .addOption(address)
+    .addOption(key)
+    .addOption(json)
+    .action(async (options: ClientOptions) => {
+      exitCode = await health(options);
+    });
+  program
+    .command("doctor")
+    .description("check this machine, the configuration and every worker, and say how to mend what is wrong")
+    .addOption(config)
+    .addOption(json)
+    .action(async (options: { config?: string; json?: boolean }) => {
+      exitCode = await doctor({ ...options, services });
+    });
+
+  try {
+    await program.parseAsync([...args], { from: "user" });
+  } catch (error) {
+    return explain(error);
+  }
+  return exitCode;
+}
+
+function explain(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode;
+  if (error instanceof ConfigurationError || error instanceof StartError) {
+    process.stderr.write(`cortex: ${error.message}\n`);
+  } else if (error instanceof RpcError) {
+    process.stderr.write(`cortex: ${error.message} (${error.reason})\n`);
+  } else {
+    process.stderr.write(`cortex: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+  }
+  return 1;
+}

@@ -1,0 +1,194 @@
+/** `cortex up` and `cortex run`: a node from start to end. */
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import {
+  type Configuration,
+  loadConfiguration,
+  type NatsServer,
+  type RunningNode,
+  resolveNatsServer,
+  type ServiceEntry,
+  StartError,
+  startNatsServer,
+  startNode,
+} from "../host/index.ts";
+
+export interface NodeCommandOptions {
+  readonly config?: string | undefined;
+  readonly json?: boolean | undefined;
+  readonly services: readonly ServiceEntry[];
+  readonly version: string;
+}
+
+/** Where a mesh that has a nats-server of its own says how to reach it, for `cortex run` in the same folder. */
+const NATS_URL_FILE = "nats-url";
+/** A second Ctrl-C ends the process at once; npm passes the first one on a second time, which is not meant so. */
+const IMPATIENT_AFTER_MS = 1_000;
+
+/** The names of the providers that the adapters of `services` speak to. */
+export function providersOf(services: readonly ServiceEntry[]): string[] {
+  return services.flatMap(({ adapter }) => (adapter === undefined ? [] : [adapter.provider]));
+}
+
+/** Runs every service in one node until a signal ends it. */
+export async function up(options: NodeCommandOptions): Promise<number> {
+  const loaded = loadConfiguration({ file: options.config, providers: providersOf(options.services) });
+  const configuration = loaded.workersFrom === "nothing" ? withDemonstration(loaded) : loaded;
+  let nats: NatsServer | undefined;
+  if (configuration.natsUrl === undefined) nats = await startEmbeddedNats(configuration);
+  const urlFile = join(configuration.dataDir, NATS_URL_FILE);
+  try {
+    if (nats !== undefined) await writeFile(urlFile, `${nats.url}\n`);
+    const natsUrl = nats?.url ?? configuration.natsUrl!;
+    return await untilStopped(options, configuration, options.services, natsUrl, nats);
+  } finally {
+    if (nats !== undefined) await rm(urlFile, { force: true });
+    await nats?.stop();
+  }
+}
+
+/** Runs the named services in one node until a signal ends it. */
+export async function run(names: readonly string[], options: NodeCommandOptions): Promise<number> {
+  const known = options.services.map(({ name }) => name);
+  const unknown = names.filter((name) => !known.includes(name));
+  if (unknown.length > 0) {
+    throw new StartError(`there is no service ${unknown.join(", ")}; there are ${known.join(", ")}`);
+  }
+  const loaded = loadConfiguration({ file: options.config, providers: providersOf(options.services) });
+  const configuration = loaded.workersFrom === "nothing" ? withDemonstration(loaded) : loaded;
+  const natsUrl = configuration.natsUrl ?? (await meshOfThisFolder(configuration));
+  const services = options.services.filter(({ name }) => names.includes(name));
+  // Several nodes of one machine can't all have the same gRPC port: without one of its own, a node takes a free one.
+  const grpcPort = configuration.grpcPortGiven ? configuration.grpcPort : 0;
+  return untilStopped(options, { ...configuration, grpcPort }, services, natsUrl, undefined);
+}
+
+/** With nothing configured: the Ollama of this machine, and a simulation that answers when there is none. */
+export function withDemonstration(configuration: Configuration): Configuration {
+  return {
+    ...configuration,
+    workers: [
+      { name: "ollama-local", provider: "ollama", keys: [] },
+      { name: "sim", provider: "sim", keys: [] },
+    ],
+  };
+}
+
+async function startEmbeddedNats(configuration: Configuration): Promise<NatsServer> {
+  const { natsBin, path, cacheDir, dataDir } = configuration;
+  try {
+    const bin = await resolveNatsServer({
+      bin: natsBin,
+      path,
+      cacheDir,
+      notify: (line) => process.stderr.write(`cortex: ${line}\n`),
+    });
+    await mkdir(dataDir, { recursive: true });
+    return await startNatsServer({ bin, storeDir: join(dataDir, "nats") });
+  } catch (error) {
+    throw new StartError((error as Error).message, { cause: error });
+  }
+}
+
+async function meshOfThisFolder({ dataDir }: Configuration): Promise<string> {
+  try {
+    return (await readFile(join(dataDir, NATS_URL_FILE), "utf8")).trim();
+  } catch {
+    throw new StartError(
+      "no mesh to join: set CORTEX_NATS_URL to the NATS that the nodes share (nats://host:4222),\n" +
+        "or start `cortex up` in this folder first and run this beside it.",
+    );
+  }
+}
+
+async function untilStopped(
+  options: NodeCommandOptions,
+  configuration: Configuration,
+  services: readonly ServiceEntry[],
+  natsUrl: string,
+  nats: NatsServer | undefined,
+): Promise<number> {
+  const stop = stopSignal();
+  const node = await startNode({
+    configuration,
+    services,
+    natsUrl,
+    version: options.version,
+    readableLogs: options.json !== true && process.stderr.isTTY === true,
+  });
+  greet(node, configuration, natsUrl, options.json === true);
+  const ended = await Promise.race([stop.requested, nats?.exited ?? stop.requested]);
+  if (typeof ended === "object" && !ended.expected) {
+    process.stderr.write(`cortex: nats-server has ended by itself:\n${ended.lines.join("\n")}\n`);
+  }
+  await node.stop();
+  stop.release();
+  return typeof ended === "object" && !ended.expected ? 1 : 0;
+}
+
+/** Resolves at SIGINT or SIGTERM. While the node drains, another one, meant impatiently, ends the process at once. */
+function stopSignal(): { requested: Promise<string>; release(): void } {
+  let askedAtMs: number | undefined;
+  let resolve: (signal: string) => void;
+  const requested = new Promise<string>((done) => {
+    resolve = done;
+  });
+  const onSignal = (signal: string) => {
+    if (askedAtMs === undefined) {
+      askedAtMs = performance.now();
+      resolve(signal);
+    } else if (performance.now() - askedAtMs > IMPATIENT_AFTER_MS) process.exit(130);
+  };
+  process.on("SIGINT", onSignal);
+  process.on("SIGTERM", onSignal);
+  return {
+    requested,
+    release() {
+      process.off("SIGINT", onSignal);
+      process.off("SIGTERM", onSignal);
+    },
+  };
+}
+
+function greet(node: RunningNode, configuration: Configuration, natsUrl: string, json: boolean): void {
+  const { host, grpcAddress, addresses } = node;
+  if (json) {
+    const ready = {
+      event: "ready",
+      node: host.nodeId,
+      rest: addresses["REST"] ?? null,
+      grpc: grpcAddress,
+      nats: natsUrl,
+    };
+    process.stdout.write(`${JSON.stringify(ready)}\n`);
+    return;
+  }
+  const lines = ["", `Cortex is ready (node ${host.nodeId})`, ""];
+  for (const [name, address] of Object.entries(addresses)) lines.push(`  ${name.padEnd(8)} ${address}`);
+  lines.push(`  gRPC     ${grpcAddress}`, `  NATS     ${natsUrl.replace(/\/\/[^@/]*@/, "//")}`);
+  const workers = host.workers.workers().map((worker) => worker.info());
+  for (const { name, provider, baseUrl, health, models, simulated } of workers) {
+    const where = simulated ? "a simulation: no model behind it" : `${provider} at ${baseUrl}`;
+    const state =
+      health === 1
+        ? `${models.length} ${models.length === 1 ? "model" : "models"}`
+        : "not reachable now; used as soon as it is";
+    lines.push(`  worker   ${name} (${where}; ${state})`);
+  }
+  if (!isLoopback(configuration.host) && configuration.clients.length === 0) {
+    lines.push("", `  WARNING: open to everybody who reaches ${configuration.host}, as no client keys are configured.`);
+    lines.push("  Set CORTEX_CLIENT_KEYS=key1,key2, or clients: in cortex.yaml, or listen on 127.0.0.1 only.");
+  }
+  const rest = addresses["REST"];
+  if (rest !== undefined) {
+    const authorization = configuration.clients.length === 0 ? "" : ` -H "authorization: Bearer $KEY"`;
+    lines.push("", "Try it:", "");
+    lines.push(`  curl -N ${rest}/v1/chat/completions${authorization} -H 'content-type: application/json' \\`);
+    lines.push(`    -d '{"model":"auto","stream":true,"messages":[{"role":"user","content":"Hello!"}]}'`);
+  }
+  process.stdout.write(`${lines.join("\n")}\n\n`);
+}
+
+function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || host.startsWith("127.");
+}

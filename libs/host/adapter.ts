@@ -1,0 +1,137 @@
+/** Runs the workers of one provider in a node: those that are configured, and those that are added while it runs. */
+import type { Worker, WorkerDependencies, WorkerSettings } from "../adapter/index.ts";
+import { WorkerChanged_Change as Change, WorkerChanged } from "../gen/cortex/events/v1/events.ts";
+import { ProviderServiceDefinition } from "../gen/cortex/provider/v1/provider.ts";
+import type { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
+import { startCall } from "../rpc/index.ts";
+import { EVENT, NO_TRACE } from "../telemetry/index.ts";
+import { readKeysVariable } from "./config.ts";
+import type { Host, RunningService, ServiceEntry } from "./host.ts";
+
+/** How often a worker is asked for its health (W8), and how long it may take to answer. */
+const HEALTH_INTERVAL_MS = 30_000;
+const HEALTH_TIMEOUT_MS = 5_000;
+/** How long a starting adapter waits for the first answers, so that a node that is ready knows its workers. */
+const FIRST_HEALTH_MS = 1_000;
+
+type CreateWorker = (settings: WorkerSettings, dependencies: WorkerDependencies) => Worker;
+
+/** The service `adapter-<provider>`: a worker for each setting with that provider's name. */
+export function adapterService(provider: string, createWorker: CreateWorker): ServiceEntry {
+  return {
+    name: `adapter-${provider}`,
+    interfaces: [ProviderServiceDefinition],
+    adapter: { provider, createWorker },
+    start: (host) => startAdapter(host, provider, createWorker),
+  };
+}
+
+async function startAdapter(host: Host, provider: string, createWorker: CreateWorker): Promise<RunningService> {
+  const { mesh, workers, log } = host;
+  const checks = new Map<string, NodeJS.Timeout>();
+  /** Workers that were added at run time and run here. */
+  const added = new Set<string>();
+
+  function publish(worker: Worker, change: Change): void {
+    const event = { change, node: host.nodeId, info: worker.info() };
+    mesh.events.publish(EVENT.workerChanged, WorkerChanged, event, NO_TRACE);
+  }
+
+  async function check(worker: Worker): Promise<void> {
+    const call = startCall({
+      tenant: "",
+      requestId: "health",
+      trace: NO_TRACE,
+      deadlineAtMs: Date.now() + HEALTH_TIMEOUT_MS,
+    });
+    try {
+      await worker.checkHealth(call);
+    } catch (error) {
+      log.debug({ err: error, worker: worker.name }, "a health check did not end in time");
+    } finally {
+      call.finish();
+    }
+  }
+
+  function run(settings: WorkerSettings): Promise<void> {
+    const worker = createWorker(settings, host);
+    worker.onChange((change) => {
+      mesh.announceWorker(worker.info());
+      if (change === "breaker") publish(worker, Change.BREAKER);
+      if (change === "health") publish(worker, Change.HEALTH);
+    });
+    workers.add(worker);
+    mesh.announceWorker(worker.info());
+    publish(worker, Change.STARTED);
+    // Checks of many workers are spread over the interval instead of coming all at once.
+    const spread = HEALTH_INTERVAL_MS * (0.9 + 0.2 * Math.random());
+    checks.set(worker.name, setInterval(() => void check(worker), spread).unref());
+    return check(worker);
+  }
+
+  async function end(name: string): Promise<void> {
+    clearInterval(checks.get(name));
+    checks.delete(name);
+    const worker = workers.workers().find((known) => known.name === name);
+    mesh.withdrawWorker(name);
+    if (worker !== undefined) publish(worker, Change.STOPPED);
+    await workers.remove(name);
+  }
+
+  function isWanted(specification: WorkerSpecification): boolean {
+    if (specification.provider !== provider) return false;
+    const { preferredNode } = specification;
+    return preferredNode === "" || preferredNode === host.nodeId || !mesh.directory.known(preferredNode);
+  }
+
+  /** Runs what should run here and stops what should not any more. */
+  function reconcile(): void {
+    const wanted = new Map(
+      mesh.directory
+        .desiredWorkers()
+        .filter(isWanted)
+        .map((specification) => [specification.name, specification]),
+    );
+    for (const name of added) {
+      if (wanted.has(name)) continue;
+      added.delete(name);
+      end(name).catch((error: unknown) => log.error({ err: error, worker: name }, "a worker did not stop well"));
+    }
+    for (const [name, specification] of wanted) {
+      if (checks.has(name)) continue;
+      added.add(name);
+      run(fromSpecification(specification)).catch((error: unknown) => {
+        added.delete(name);
+        log.error({ err: error, worker: name }, "a worker that was added could not be started");
+      });
+    }
+  }
+
+  const configured = host.configuration.workers.filter((settings) => settings.provider === provider);
+  const firstChecks = Promise.all(configured.map(run));
+  reconcile();
+  const stopWatching = mesh.directory.onChange(reconcile);
+  await Promise.race([firstChecks, new Promise((resolve) => setTimeout(resolve, FIRST_HEALTH_MS).unref())]);
+
+  return {
+    async stop() {
+      stopWatching();
+      await Promise.all([...checks.keys()].map(end));
+    },
+  };
+}
+
+function fromSpecification(specification: WorkerSpecification): WorkerSettings {
+  const { name, provider, baseUrl, models, priority, capabilities, keysVariable } = specification;
+  return {
+    name,
+    provider,
+    baseUrl: baseUrl === "" ? undefined : baseUrl,
+    keys: keysVariable === "" ? [] : readKeysVariable(keysVariable),
+    models: models.length === 0 ? undefined : models,
+    priority,
+    capabilities: capabilities.length === 0 ? undefined : capabilities,
+    pool: { connections: specification.poolConnections },
+    limits: { concurrent: specification.concurrentRequestsMax },
+  };
+}

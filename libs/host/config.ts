@@ -1,0 +1,307 @@
+/**
+ * Configuration: `cortex.yaml`, the environment, and what follows when neither says anything. The only room that reads the
+ * environment. Every mistake is reported at once, each with its field.
+ */
+import { readFileSync } from "node:fs";
+import { hostname } from "node:os";
+import { resolve } from "node:path";
+import { parseDocument } from "yaml";
+import { z } from "zod";
+import type { WorkerSettings } from "../adapter/index.ts";
+
+const nonEmpty = z.string().min(1);
+const milliseconds = z.int().positive();
+
+const workerSchema = z.strictObject({
+  name: z
+    .string()
+    .regex(/^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$/, "must be lower-case letters, digits and hyphens, at most 64")
+    .describe("Unique in the mesh."),
+  provider: nonEmpty.describe(
+    "The adapter that speaks to it: ollama, openai (and every OpenAI-compatible server), sim.",
+  ),
+  baseUrl: z
+    .url({ protocol: /^https?$/ })
+    .optional()
+    .describe("The provider's own when absent."),
+  keys: z
+    .array(nonEmpty)
+    .optional()
+    .describe("Write ${VARIABLE}, never the key itself. When absent: PROVIDER_API_KEYS or PROVIDER_API_KEY."),
+  models: z.array(nonEmpty).min(1).optional().describe("Asked from the provider when absent."),
+  priority: z.int().min(0).max(10_000).optional().describe("Lower is tried first."),
+  capabilities: z.array(nonEmpty).optional(),
+  pool: z
+    .strictObject({
+      connections: z.int().positive().max(10_000).optional(),
+      keepAliveMs: milliseconds.optional(),
+    })
+    .optional(),
+  limits: z.strictObject({ concurrent: z.int().positive().optional().describe("Requests served at once.") }).optional(),
+  timeouts: z
+    .strictObject({
+      connectMs: milliseconds.optional(),
+      poolMs: milliseconds.optional(),
+      firstTokenMs: milliseconds.optional(),
+      stallMs: milliseconds.optional(),
+      totalMs: milliseconds.optional(),
+    })
+    .optional(),
+  breaker: z.strictObject({ failures: z.int().positive().optional(), resetMs: milliseconds.optional() }).optional(),
+  options: z.record(z.string(), z.unknown()).optional().describe("What only this provider's adapter understands."),
+});
+
+const fileSchema = z.strictObject({
+  workers: z.array(workerSchema).optional(),
+  routing: z
+    .strictObject({
+      strategy: z.enum(["local_first"]).default("local_first"),
+      models: z
+        .record(z.string(), z.array(nonEmpty).min(1))
+        .default({})
+        .describe("Routes: a name that clients ask for, and the models that it stands for, first choice first."),
+      attemptsMax: z.int().positive().max(100).default(8).describe("Workers tried for one request."),
+      timeoutMs: milliseconds.default(1_800_000).describe("For a whole request, unless the client gives a deadline."),
+    })
+    .prefault({}),
+  gateway: z
+    .strictObject({
+      bodyBytesMax: z
+        .int()
+        .positive()
+        .default(32 * 1024 * 1024),
+      keepAliveMs: milliseconds.default(15_000).describe("Between the comments that keep a silent stream open."),
+    })
+    .prefault({}),
+  clients: z
+    .array(z.strictObject({ key: nonEmpty, tenant: nonEmpty.default("default") }))
+    .default([])
+    .describe("Keys that clients must send. Without any, everybody who reaches the port is served."),
+  node: z
+    .strictObject({
+      zone: z.string().default(""),
+      drainMs: milliseconds.default(30_000).describe("How long a stopping node waits for its streams to end."),
+    })
+    .prefault({}),
+  log: z
+    .strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).default("info") })
+    .prefault({}),
+});
+
+type ConfigurationFile = z.output<typeof fileSchema>;
+
+/** Where the workers come from; `nothing` means that Ollama is looked for and `sim` answers if there is none. */
+export type WorkersFrom = "file" | "environment" | "nothing";
+
+/** Everything a node is told. */
+export interface Configuration extends Omit<ConfigurationFile, "workers"> {
+  readonly workers: readonly WorkerSettings[];
+  readonly workersFrom: WorkersFrom;
+  /** The file that was read; undefined if none. */
+  readonly file: string | undefined;
+  readonly host: string;
+  readonly restPort: number;
+  readonly grpcPort: number;
+  /** The environment names the gRPC port. */
+  readonly grpcPortGiven: boolean;
+  readonly natsUrl: string | undefined;
+  readonly natsBin: string | undefined;
+  /** Where the embedded nats-server keeps its state. */
+  readonly dataDir: string;
+  readonly cacheDir: string;
+  readonly path: string;
+  readonly hostname: string;
+  /** An OTLP endpoint is configured. */
+  readonly tracing: boolean;
+}
+
+/** One or more mistakes in the configuration. Its message is for the person who wrote it. */
+export class ConfigurationError extends Error {
+  override readonly name = "ConfigurationError";
+}
+
+/** Providers that OpenAI's dialect serves and that give out keys: on as soon as a key is in the environment. */
+const ENVIRONMENT_WORKERS: readonly { variable: string; worker: Omit<WorkerSettings, "keys"> }[] = [
+  { variable: "OPENAI", worker: { name: "openai", provider: "openai" } },
+  {
+    variable: "GROQ",
+    worker: { name: "groq", provider: "openai", baseUrl: "https://api.groq.com/openai/v1", priority: 50 },
+  },
+  {
+    variable: "MISTRAL",
+    worker: { name: "mistral", provider: "openai", baseUrl: "https://api.mistral.ai/v1", priority: 60 },
+  },
+  {
+    variable: "DEEPSEEK",
+    worker: { name: "deepseek", provider: "openai", baseUrl: "https://api.deepseek.com", priority: 60 },
+  },
+  {
+    variable: "OPENROUTER",
+    worker: { name: "openrouter", provider: "openai", baseUrl: "https://openrouter.ai/api/v1", priority: 110 },
+  },
+];
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Keys in the environment under a provider's name: `GROQ_API_KEYS=a,b` or `GROQ_API_KEY=a`. */
+function keysOf(prefix: string, environment: Environment): string[] {
+  const listed = environment[`${prefix}_API_KEYS`] ?? environment[`${prefix}_API_KEY`] ?? "";
+  return listed
+    .split(",")
+    .map((key) => key.trim())
+    .filter((key) => key !== "");
+}
+
+/**
+ * Keys that a worker added at run time names by a variable. Only variables that are meant for provider keys can be named, so
+ * that nobody can have another secret of this machine sent to an address of theirs.
+ */
+export function readKeysVariable(variable: string, environment: Environment = process.env): string[] {
+  const match = /^([A-Z0-9_]+)_API_KEYS?$/.exec(variable);
+  return match === null ? [] : keysOf(match[1]!, environment);
+}
+
+/** Reads the configuration. `file` is the command line's `--config`. Throws ConfigurationError with every mistake found. */
+export function loadConfiguration(options: {
+  readonly file?: string | undefined;
+  readonly providers: readonly string[];
+  readonly environment?: Environment;
+}): Configuration {
+  const environment = options.environment ?? process.env;
+  const named = options.file ?? environment["CORTEX_CONFIG"];
+  const path = resolve(named ?? "cortex.yaml");
+  const text = readText(path, named !== undefined);
+  const parsed = text === undefined ? fileSchema.parse({}) : parseFile(path, text, environment);
+
+  const workersFrom =
+    parsed.workers !== undefined ? "file" : environmentWorkers(environment).length > 0 ? "environment" : "nothing";
+  const workers = (parsed.workers ?? environmentWorkers(environment)).map((worker) => ({
+    ...worker,
+    keys: worker.keys ?? keysOf(worker.provider.toUpperCase().replaceAll("-", "_"), environment),
+  }));
+  const problems = [
+    ...duplicates(workers.map(({ name }) => name)).map((name) => `workers: the name "${name}" is used twice`),
+    ...workers
+      .filter(({ provider }) => !options.providers.includes(provider))
+      .map(
+        ({ name, provider }) =>
+          `workers: "${name}" has the unknown provider "${provider}"; there are ${options.providers.join(", ")}` +
+          " (use openai with a baseUrl for OpenAI-compatible servers)",
+      ),
+  ];
+  const restPort = port("PORT", 8080, environment, problems);
+  const grpcPort = port("CORTEX_GRPC_PORT", 50051, environment, problems);
+  if (problems.length > 0) throw new ConfigurationError(explain(path, problems));
+
+  const clientKeys = (environment["CORTEX_CLIENT_KEYS"] ?? "").split(",").filter((key) => key.trim() !== "");
+  return {
+    ...parsed,
+    clients: [...parsed.clients, ...clientKeys.map((key) => ({ key: key.trim(), tenant: "default" }))],
+    log: { level: (environment["CORTEX_LOG_LEVEL"] as ConfigurationFile["log"]["level"]) ?? parsed.log.level },
+    workers,
+    workersFrom,
+    file: text === undefined ? undefined : path,
+    host: environment["HOST"] || "127.0.0.1",
+    restPort,
+    grpcPort,
+    grpcPortGiven: Boolean(environment["CORTEX_GRPC_PORT"]),
+    natsUrl: environment["CORTEX_NATS_URL"] || undefined,
+    natsBin: environment["CORTEX_NATS_BIN"] || undefined,
+    dataDir: resolve(environment["CORTEX_DATA"] || ".cortex"),
+    cacheDir: resolve(environment["XDG_CACHE_HOME"] || `${environment["HOME"] ?? "."}/.cache`, "cortex"),
+    path: environment["PATH"] ?? "",
+    hostname: environment["HOSTNAME"] || hostname(),
+    tracing:
+      environment["OTEL_SDK_DISABLED"] !== "true" &&
+      (environment["OTEL_EXPORTER_OTLP_ENDPOINT"] ?? environment["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]) !== undefined,
+  };
+}
+
+/** The schema of `cortex.yaml` for editors, as JSON Schema. */
+export function configurationJsonSchema(): object {
+  return { title: "cortex.yaml", ...z.toJSONSchema(fileSchema, { io: "input" }) };
+}
+
+function environmentWorkers(environment: Environment): WorkerSettings[] {
+  return ENVIRONMENT_WORKERS.map(({ variable, worker }) => {
+    const baseUrl = environment[`${variable}_BASE_URL`] ?? worker.baseUrl;
+    return { ...worker, ...(baseUrl === undefined ? {} : { baseUrl }), keys: keysOf(variable, environment) };
+  }).filter(({ keys }) => keys.length > 0);
+}
+
+function readText(path: string, required: boolean): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (!required && (error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw new ConfigurationError(`${path} can't be read: ${(error as Error).message}`);
+  }
+}
+
+/** Stand for `${` and `}` while YAML is parsed, as braces have a meaning of their own there. */
+const OPEN = "\uE000";
+const CLOSE = "\uE001";
+
+function parseFile(path: string, text: string, environment: Environment): ConfigurationFile {
+  const document = parseDocument(text.replaceAll(/\$\{([A-Za-z_][A-Za-z0-9_]*)\}/g, `${OPEN}$1${CLOSE}`), {
+    prettyErrors: true,
+  });
+  if (document.errors.length > 0) {
+    throw new ConfigurationError(
+      explain(
+        path,
+        document.errors.map(({ message }) => message.trim()),
+      ),
+    );
+  }
+  const missing = new Set<string>();
+  const value = substitute(document.toJS() ?? {}, environment, missing);
+  if (missing.size > 0) {
+    const problems = [...missing].map((name) => `\${${name}} is not set in the environment`);
+    throw new ConfigurationError(explain(path, problems));
+  }
+  const result = fileSchema.safeParse(value);
+  if (result.success) return result.data;
+  throw new ConfigurationError(
+    explain(
+      path,
+      result.error.issues.map(({ path: field, message }) => `${fieldName(field)}: ${message}`),
+    ),
+  );
+}
+
+function substitute(value: unknown, environment: Environment, missing: Set<string>): unknown {
+  if (typeof value === "string") {
+    return value.replaceAll(/\uE000(\w+)\uE001/g, (_match, name: string) => {
+      const found = environment[name];
+      if (found === undefined) missing.add(name);
+      return found ?? "";
+    });
+  }
+  if (Array.isArray(value)) return value.map((item) => substitute(item, environment, missing));
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, substitute(item, environment, missing)]));
+}
+
+/** `workers[0].pool.connections` */
+function fieldName(path: readonly PropertyKey[]): string {
+  const name = path.map((step) => (typeof step === "number" ? `[${step}]` : `.${String(step)}`)).join("");
+  return name === "" ? "the file" : name.replace(/^\./, "");
+}
+
+function explain(path: string, problems: readonly string[]): string {
+  return `${path} is not right:\n${problems.map((problem) => `  - ${problem}`).join("\n")}`;
+}
+
+function duplicates(names: readonly string[]): string[] {
+  return [...new Set(names.filter((name, index) => names.indexOf(name) !== index))];
+}
+
+function port(variable: string, fallback: number, environment: Environment, problems: string[]): number {
+  const text = environment[variable];
+  if (text === undefined || text === "") return fallback;
+  const value = Number(text);
+  if (Number.isInteger(value) && value >= 0 && value <= 65_535) return value;
+  problems.push(`the environment's ${variable} is "${text}"; it has to be a port from 0 (any free one) to 65535`);
+  return fallback;
+}

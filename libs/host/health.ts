@@ -1,0 +1,41 @@
+/** How the mesh is, seen from one node's memory. */
+import { type CheckResponse, Status } from "../gen/cortex/health/v1/health.ts";
+import { BreakerState, Health, type WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
+import type { Mesh } from "../mesh/index.ts";
+
+/** The verdict and what it is made of. Asks nobody, so it answers also when everything else hangs. */
+export function checkMesh(mesh: Mesh, options: { version: string; uptimeS: number }): CheckResponse {
+  const best = new Map<string, Health>();
+  for (const { info } of mesh.directory.workers()) {
+    if (info === undefined) continue;
+    const health = stateOf(info);
+    const known = best.get(info.name);
+    if (known === undefined || health < known) best.set(info.name, health);
+  }
+  const states = [...best.values()];
+  const count = (state: Health) => states.filter((known) => known === state).length;
+  const [available, busy, unavailable] = [count(Health.AVAILABLE), count(Health.BUSY), count(Health.UNAVAILABLE)];
+  const problems: string[] = [];
+  for (const [name, health] of best) if (health === Health.UNAVAILABLE) problems.push(`worker ${name} is unavailable`);
+  if (!mesh.connected) problems.push("NATS is away: the directory is as it was, and changes are not seen");
+  if (best.size === 0) problems.push("no worker is running");
+  const serving = available + busy > 0;
+  return {
+    status: !serving ? Status.UNHEALTHY : problems.length > 0 ? Status.DEGRADED : Status.HEALTHY,
+    version: options.version,
+    node: mesh.nodeId,
+    uptimeS: options.uptimeS,
+    nodes: mesh.directory.nodes().length,
+    workersAvailable: available,
+    workersBusy: busy,
+    workersUnavailable: unavailable,
+    natsConnected: mesh.connected,
+    problems,
+  };
+}
+
+/** A worker that rests behind its breaker serves nobody. AVAILABLE < BUSY < UNAVAILABLE in the contract's numbers. */
+function stateOf({ health, breaker }: WorkerInfo): Health {
+  if (breaker === BreakerState.OPEN) return Health.UNAVAILABLE;
+  return health === Health.UNSPECIFIED ? Health.UNAVAILABLE : health;
+}

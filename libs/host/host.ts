@@ -1,0 +1,49 @@
+/** What a service is given by the node that runs it, and what it gives back. */
+import type { ProviderService, Worker, WorkerDependencies, WorkerSettings } from "../adapter/index.ts";
+import type { CheckResponse } from "../gen/cortex/health/v1/health.ts";
+import type { Clients, Mesh } from "../mesh/index.ts";
+import type { Service, ServiceDefinition } from "../rpc/index.ts";
+import type { Logger, Tracer } from "../telemetry/index.ts";
+import type { Configuration } from "./config.ts";
+
+/** The node, as its services see it. */
+export interface Host {
+  readonly nodeId: string;
+  readonly configuration: Configuration;
+  readonly mesh: Mesh;
+  readonly clients: Clients;
+  /** The workers of this node; adapters put theirs in. */
+  readonly workers: ProviderService;
+  readonly tracer: Tracer;
+  readonly log: Logger;
+  /** Makes a service reachable: in this node, from other nodes, and for any gRPC client. */
+  serve<D extends ServiceDefinition>(definition: D, implementation: Service<D>): void;
+  /** How the mesh is, seen from here, from memory. */
+  health(): CheckResponse;
+  /** The tenant that an `Authorization` header proves; throws UNAUTHENTICATED. */
+  authenticate(authorization: string): string;
+}
+
+/** A service that runs. Each step is bounded by the node's drain time. */
+export interface RunningService {
+  /** Where people reach it, for the greeting: `REST` → `http://127.0.0.1:8080`. */
+  readonly addresses?: Readonly<Record<string, string>>;
+  /** Takes nothing new from outside, and resolves when what it has from outside has ended. */
+  drain?(): Promise<void>;
+  /** Lets go of everything. */
+  stop?(): Promise<void>;
+}
+
+/** A service that a node can run. */
+export interface ServiceEntry {
+  /** Its name on the command line and in the directory. */
+  readonly name: string;
+  /** What it answers over gRPC. */
+  readonly interfaces: readonly ServiceDefinition[];
+  start(host: Host): Promise<RunningService>;
+  /** Of an adapter: the provider that it speaks to, and how to make a worker of it. */
+  readonly adapter?: {
+    readonly provider: string;
+    createWorker(settings: WorkerSettings, dependencies: WorkerDependencies): Worker;
+  };
+}

@@ -1,0 +1,11 @@
+/** Runs services in a node: configuration, NATS, lifecycle, drain. The only room that reads the environment. */
+export { adapterService } from "./adapter.ts";
+export {
+  type Configuration,
+  ConfigurationError,
+  configurationJsonSchema,
+  loadConfiguration,
+} from "./config.ts";
+export type { Host, RunningService, ServiceEntry } from "./host.ts";
+export { type NatsServer, resolveNatsServer, startNatsServer } from "./nats-server.ts";
+export { portError, type RunningNode, StartError, startNode } from "./node.ts";

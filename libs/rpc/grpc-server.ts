@@ -1,0 +1,193 @@
+/**
+ * The gRPC server of a node: serves bound services to any gRPC client, with server reflection and the standard health
+ * service (https://github.com/grpc/grpc/blob/master/doc/health-checking.md).
+ */
+
+import { randomUUID } from "node:crypto";
+import {
+  type Metadata,
+  Server,
+  ServerCredentials,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+  type sendUnaryData,
+} from "@grpc/grpc-js";
+import { loadFileDescriptorSetFromBuffer } from "@grpc/proto-loader";
+import { ReflectionService } from "@grpc/reflection";
+import { HealthImplementation } from "grpc-health-check";
+import { parseTraceparent } from "../telemetry/index.ts";
+import { type OwnedCall, startCall } from "./call.ts";
+import { RpcError } from "./errors.ts";
+import { bind, type CarrierDependencies } from "./in-process.ts";
+import type { Call, MethodDefinition, Service, ServiceDefinition } from "./service.ts";
+import { toStatus } from "./status.ts";
+import { describe, MESSAGE_BYTES_MAX, METADATA } from "./wire.ts";
+
+/** Who calls, as far as the metadata of a call proves it. */
+export interface Caller {
+  /** The caller is a node of the mesh: its word on tenant and request id holds. */
+  readonly trusted: boolean;
+  /** The tenant of the client's key; for a trusted caller the tenant it speaks for. */
+  readonly tenant: string;
+}
+
+export interface GrpcServerOptions extends CarrierDependencies {
+  /**
+   * Decides who calls, by the values of the metadata `authorization` and `cortex-mesh-secret` (empty if absent). Throws
+   * UNAUTHENTICATED. Not asked for reflection and health.
+   */
+  authenticate(authorization: string, meshSecret: string): Caller;
+  /** All contracts as an encoded FileDescriptorSet, for reflection. */
+  readonly descriptors: Buffer;
+  /** The full names of the services that reflection shows. */
+  readonly interfaces: readonly string[];
+}
+
+/** The gRPC server of a node. */
+export interface GrpcServer {
+  /** Serves a service from now on, whether or not the server listens already. */
+  add<D extends ServiceDefinition>(definition: D, implementation: Service<D>): void;
+  /** Starts listening; 0 takes a free port. Returns the port. Rejects with the system's error (EADDRINUSE …). */
+  listen(host: string, port: number): Promise<number>;
+  /** Calls that are being served now. */
+  readonly callsInFlight: number;
+  /** Health checks answer NOT_SERVING from now on, so that balancers look elsewhere; calls are still served. */
+  drain(): void;
+  /** Stops listening, waits for calls to end, and after `graceMs` ends those that remain. */
+  close(graceMs: number): Promise<void>;
+}
+
+/** Makes the gRPC server of a node. */
+export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
+  const server = new Server({
+    "grpc.max_receive_message_length": MESSAGE_BYTES_MAX,
+    "grpc.max_send_message_length": MESSAGE_BYTES_MAX,
+    // Channelz keeps a record of every channel and call, and has leaked before (grpc-node #1958, #2068).
+    "grpc.enable_channelz": 0,
+    // Nodes ping idle connections to notice a dead peer.
+    "grpc.keepalive_permit_without_calls": 1,
+  });
+  const health = new HealthImplementation({ "": "SERVING" });
+  health.addToServer(server as unknown as Parameters<HealthImplementation["addToServer"]>[0]);
+  const contracts = loadFileDescriptorSetFromBuffer(options.descriptors);
+  new ReflectionService(contracts, { services: [...options.interfaces] }).addToServer(server);
+  const served: string[] = [];
+  let callsInFlight = 0;
+
+  function accept(metadata: Metadata, deadline: Date | number): OwnedCall {
+    const caller = options.authenticate(first(metadata, METADATA.authorization), first(metadata, METADATA.meshSecret));
+    const trace = parseTraceparent(first(metadata, METADATA.traceparent), first(metadata, METADATA.tracestate));
+    const span = trace === undefined ? options.tracer.startSpan("grpc client", undefined, "server") : undefined;
+    // A client without a trace gets one: the span is only the root that gives it a trace id.
+    span?.end();
+    return startCall({
+      tenant: caller.trusted ? first(metadata, METADATA.tenant) || caller.tenant : caller.tenant,
+      requestId: (caller.trusted && first(metadata, METADATA.requestId)) || randomUUID(),
+      trace: trace ?? span!.context,
+      deadlineAtMs: typeof deadline === "number" ? deadline : deadline.getTime(),
+    });
+  }
+
+  return {
+    add(definition, implementation) {
+      const bound = bind(definition, implementation, "grpc", options) as Record<string, unknown>;
+      const handlers = Object.fromEntries(
+        Object.entries<MethodDefinition>(definition.methods).map(([key, method]) => [
+          key,
+          method.responseStream
+            ? serveStream(bound[key] as Streaming, accept, (change) => {
+                callsInFlight += change;
+              })
+            : serveUnary(bound[key] as Unary, accept, (change) => {
+                callsInFlight += change;
+              }),
+        ]),
+      );
+      server.addService(describe(definition), handlers as Parameters<Server["addService"]>[1]);
+      health.setStatus(definition.fullName, "SERVING");
+      served.push(definition.fullName);
+    },
+    async listen(host, port) {
+      const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+      return new Promise((resolve, reject) => {
+        server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
+          if (error === null) resolve(bound);
+          else reject(error);
+        });
+      });
+    },
+    get callsInFlight() {
+      return callsInFlight;
+    },
+    drain() {
+      for (const name of ["", ...served]) health.setStatus(name, "NOT_SERVING");
+    },
+    async close(graceMs) {
+      const force = setTimeout(() => server.forceShutdown(), graceMs);
+      await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+      clearTimeout(force);
+    },
+  };
+}
+
+type Unary = (request: unknown, call: Call) => Promise<unknown>;
+type Streaming = (request: unknown, call: Call) => AsyncIterable<unknown>;
+type Accept = (metadata: Metadata, deadline: Date | number) => OwnedCall;
+type Count = (change: 1 | -1) => void;
+
+function first(metadata: Metadata, key: string): string {
+  const [value] = metadata.get(key);
+  return typeof value === "string" ? value : "";
+}
+
+function serveUnary(method: Unary, accept: Accept, count: Count) {
+  return async (rpc: ServerUnaryCall<unknown, unknown>, respond: sendUnaryData<unknown>): Promise<void> => {
+    let call: OwnedCall | undefined;
+    count(1);
+    try {
+      call = accept(rpc.metadata, rpc.getDeadline());
+      rpc.on("cancelled", call.cancel);
+      respond(null, await method(rpc.request, call));
+    } catch (thrown) {
+      respond(toStatus(RpcError.from(thrown)));
+    } finally {
+      call?.finish();
+      count(-1);
+    }
+  };
+}
+
+function serveStream(method: Streaming, accept: Accept, count: Count) {
+  return async (rpc: ServerWritableStream<unknown, unknown>): Promise<void> => {
+    let call: OwnedCall | undefined;
+    count(1);
+    try {
+      call = accept(rpc.metadata, rpc.getDeadline());
+      rpc.on("cancelled", () => call!.cancel());
+      for await (const message of method(rpc.request, call)) {
+        if (!rpc.write(message)) await drained(rpc, call.signal);
+      }
+      rpc.end();
+    } catch (thrown) {
+      const { code, details, metadata } = toStatus(RpcError.from(thrown));
+      rpc.emit("error", { code, details, metadata });
+    } finally {
+      call?.finish();
+      count(-1);
+    }
+  };
+}
+
+/** Waits until the reader has made room: this is what slows the provider down for a slow client. */
+function drained(rpc: ServerWritableStream<unknown, unknown>, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      rpc.off("drain", done);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    rpc.on("drain", done);
+    signal.addEventListener("abort", done);
+    if (signal.aborted) done();
+  });
+}

@@ -1,0 +1,244 @@
+/**
+ * A worker without a provider: seeded text at a set pace, for demonstrations and for load. The same request always gets the
+ * same answer, and every answer says that no model wrote it.
+ */
+import { createHash } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
+import type { Worker, WorkerDependencies, WorkerSettings } from "../../libs/adapter/index.ts";
+import {
+  ToolChoice_Mode as ChoiceMode,
+  type Completion,
+  type CompletionRequest,
+  FinishReason,
+  ResponseFormat_Kind as FormatKind,
+  type Part,
+  Role,
+  type Served,
+  type Usage,
+  type Warning,
+} from "../../libs/gen/cortex/llm/v1/llm.ts";
+import { BreakerState, Health, type WorkerInfo } from "../../libs/gen/cortex/provider/v1/provider.ts";
+import { abortReason, type Call, RpcError } from "../../libs/rpc/index.ts";
+import { ATTRIBUTE, SPAN } from "../../libs/telemetry/index.ts";
+
+/** The provider's name in configuration. */
+export const SIM = "sim";
+
+/** How a simulated worker paces its answers, from `options` in its settings. */
+interface Pace {
+  readonly firstTokenMs: number;
+  readonly tokensPerSecond: number;
+  readonly tokens: number;
+}
+
+const DEFAULT_PACE: Pace = { firstTokenMs: 120, tokensPerSecond: 60, tokens: 60 };
+const EMBEDDING_DIMENSIONS = 256;
+
+const OPENING = "This is a simulation: no language model wrote this answer. ";
+const WORDS =
+  "a quiet river carries small boats past the old mill while lanterns sway and somebody counts the stars again slowly until every window has its own light and the road home is easy to find even for those who left in a hurry with nothing but a map of the sea".split(
+    " ",
+  );
+
+/** Makes a simulated worker. Throws INVALID_REQUEST when its options are not numbers. */
+export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date.now }: WorkerDependencies): Worker {
+  const pace = readPace(settings);
+  const models = settings.models ?? [SIM];
+  let activeRequests = 0;
+
+  function served(request: CompletionRequest | { model: string }, seed: Buffer): Served {
+    return {
+      id: `sim-${seed.toString("hex", 0, 12)}`,
+      model: request.model,
+      worker: settings.name,
+      provider: SIM,
+      createdAtS: Math.floor(clock() / 1_000),
+      systemFingerprint: "",
+    };
+  }
+
+  async function* stream(request: CompletionRequest, call: Call) {
+    const answer = simulate(request, pace.tokens);
+    const span = tracer.startSpan(SPAN.provider("chat", request.model), call.trace, "client", {
+      [ATTRIBUTE.operation]: "chat",
+      [ATTRIBUTE.provider]: SIM,
+      [ATTRIBUTE.worker]: settings.name,
+      [ATTRIBUTE.requestModel]: request.model,
+      [ATTRIBUTE.requestStream]: true,
+    });
+    activeRequests++;
+    try {
+      const head: Part[] = [{ part: { $case: "served", value: served(request, answer.seed) } }];
+      for (const warning of answer.warnings) head.push({ part: { $case: "warning", value: warning } });
+      await pause(pace.firstTokenMs, call);
+      const gapMs = 1_000 / pace.tokensPerSecond;
+      for (const [index, token] of answer.tokens.entries()) {
+        const text: Part = { part: { $case: "text", value: { text: token, choice: 0, logprobs: [] } } };
+        yield { parts: index === 0 ? [...head, text] : [text] };
+        await pause(gapMs, call);
+      }
+      const end: Part[] = [
+        { part: { $case: "finish", value: { choice: 0, reason: answer.finishReason } } },
+        { part: { $case: "usage", value: answer.usage } },
+      ];
+      yield { parts: answer.tokens.length === 0 ? [...head, ...end] : end };
+      span.set({
+        [ATTRIBUTE.inputTokens]: answer.usage.inputTokens,
+        [ATTRIBUTE.outputTokens]: answer.usage.outputTokens,
+      });
+    } catch (thrown) {
+      const error = RpcError.from(thrown);
+      span.fail(error.reason, error.message);
+      throw error;
+    } finally {
+      activeRequests--;
+      span.end();
+    }
+  }
+
+  return {
+    name: settings.name,
+    info: (): WorkerInfo => ({
+      name: settings.name,
+      provider: SIM,
+      priority: settings.priority ?? 1_000,
+      baseUrl: "",
+      models,
+      capabilities: settings.capabilities ?? [],
+      health: Health.AVAILABLE,
+      breaker: BreakerState.CLOSED,
+      pool: undefined,
+      activeRequests,
+      concurrentRequestsMax: 0,
+      simulated: true,
+    }),
+    checkHealth: async () => ({ health: Health.AVAILABLE, latencyMs: 0, message: "" }),
+    async complete(request, call): Promise<Completion> {
+      const answer = simulate(request, pace.tokens);
+      for await (const _ of stream(request, call));
+      const text = answer.tokens.join("");
+      return {
+        served: served(request, answer.seed),
+        choices: [
+          {
+            index: 0,
+            message: { role: Role.ASSISTANT, name: "", content: [{ part: { $case: "text", value: text } }] },
+            finishReason: answer.finishReason,
+            logprobs: [],
+          },
+        ],
+        usage: answer.usage,
+        warnings: answer.warnings,
+      };
+    },
+    stream,
+    async embed(request) {
+      return {
+        served: served(request, seedOf(request.inputs)),
+        embeddings: request.inputs.map((input) => ({ values: vectorOf(input, request.dimensions) })),
+        usage: { inputTokens: request.inputs.reduce((sum, input) => sum + estimate(input), 0) },
+        warnings: [SIMULATED],
+      };
+    },
+    listModels: async () => models.map((id) => ({ id, workers: [], createdAtS: 0, ownedBy: SIM })),
+    onChange: () => () => {},
+    close: async () => {},
+  };
+}
+
+const SIMULATED: Warning = {
+  code: "SIMULATED",
+  message: "no language model wrote this answer: the worker is a simulation",
+  parameter: "",
+};
+
+interface Answer {
+  readonly seed: Buffer;
+  readonly tokens: readonly string[];
+  readonly finishReason: FinishReason;
+  readonly usage: Usage;
+  readonly warnings: readonly Warning[];
+}
+
+/** The whole answer, before it is paced. Refuses what would need a mind; warns of what it leaves out. */
+function simulate(request: CompletionRequest, tokens: number): Answer {
+  const mode = request.toolChoice?.mode;
+  if (mode === ChoiceMode.REQUIRED || mode === ChoiceMode.NAMED) throw unsupported("tool_choice", "can't call tools");
+  if (request.responseFormat?.kind === FormatKind.JSON_SCHEMA) {
+    throw unsupported("response_format", "can't follow a JSON schema");
+  }
+  if ((request.choiceCount ?? 1) > 1) throw unsupported("n", "gives one answer at a time");
+  const warnings = [SIMULATED];
+  if (request.tools.length > 0) {
+    warnings.push({ code: "UNSUPPORTED_PARAMETER", message: "a simulation calls no tools", parameter: "tools" });
+  }
+  const seed = seedOf([JSON.stringify(request.messages), String(request.sampling?.seed ?? "")]);
+  const json = request.responseFormat?.kind === FormatKind.JSON_OBJECT;
+  const all = json ? ['{"simulation":', " true}"] : textTokens(seed, tokens);
+  const limit = Math.min(all.length, request.maxOutputTokens ?? all.length);
+  const chosen = all.slice(0, limit);
+  return {
+    seed,
+    tokens: chosen,
+    finishReason: limit < all.length ? FinishReason.LENGTH : FinishReason.STOP,
+    usage: { inputTokens: estimate(JSON.stringify(request.messages)), outputTokens: chosen.length },
+    warnings,
+  };
+}
+
+function unsupported(parameter: string, what: string): RpcError {
+  return new RpcError("UNSUPPORTED_PARAMETER", `${parameter}: the simulation ${what}`, { field: parameter });
+}
+
+function textTokens(seed: Buffer, count: number): string[] {
+  const opening = OPENING.split(/(?<= )/);
+  const tokens = opening.slice(0, count);
+  for (let index = tokens.length; index < count; index++) {
+    const word = WORDS[(seed[index % seed.length]! + index * 7) % WORDS.length]!;
+    tokens.push(index === count - 1 ? `${word}.` : `${word} `);
+  }
+  return tokens;
+}
+
+function seedOf(texts: readonly string[]): Buffer {
+  const hash = createHash("sha256");
+  for (const text of texts) hash.update(text).update("\0");
+  return hash.digest();
+}
+
+function vectorOf(input: string, dimensions = EMBEDDING_DIMENSIONS): number[] {
+  const seed = seedOf([input]);
+  const values = Array.from({ length: dimensions }, (_, index) =>
+    Math.sin(seed.readUInt16LE((index * 2) % 30) + index),
+  );
+  const length = Math.hypot(...values);
+  return values.map((value) => value / length);
+}
+
+/** Four characters a token, as everywhere where nothing better is known. */
+function estimate(text: string): number {
+  return Math.ceil(text.length / 4);
+}
+
+async function pause(ms: number, { signal }: Call): Promise<void> {
+  if (signal.aborted) throw abortReason(signal);
+  if (ms <= 0) return;
+  try {
+    await delay(ms, undefined, { signal });
+  } catch {
+    throw abortReason(signal);
+  }
+}
+
+function readPace({ name, options = {} }: WorkerSettings): Pace {
+  const pace: Record<string, number> = { ...DEFAULT_PACE };
+  for (const [key, value] of Object.entries(options)) {
+    if (!Object.hasOwn(DEFAULT_PACE, key) || typeof value !== "number" || !(value >= 0)) {
+      const field = `options.${key}`;
+      const known = Object.keys(DEFAULT_PACE).join(", ");
+      throw new RpcError("INVALID_REQUEST", `worker ${name}: ${field} is not one of ${known} with a number`, { field });
+    }
+    pace[key] = value;
+  }
+  return pace as unknown as Pace;
+}

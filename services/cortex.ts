@@ -1,0 +1,15 @@
+/**
+ * The composition: which services there are, and the command `cortex` that runs them. `cortex up` runs all of them in one
+ * node; `cortex run router cache` runs those. The code of a service is the same either way.
+ */
+import { runCommandLine } from "../libs/cli/index.ts";
+import { adapterOllama } from "./adapter-ollama/start.ts";
+import { adapterOpenAi } from "./adapter-openai/start.ts";
+import { adapterSim } from "./adapter-sim/start.ts";
+import { gateway } from "./gateway/start.ts";
+import { health } from "./health/start.ts";
+import { router } from "./router/start.ts";
+
+const SERVICES = [gateway, router, health, adapterOllama, adapterOpenAi, adapterSim];
+
+process.exitCode = await runCommandLine(process.argv.slice(2), SERVICES);

@@ -1,0 +1,262 @@
+/**
+ * Answers in OpenAI's form, whole and streamed, to the letter that strict SDKs rely on.
+ * https://platform.openai.com/docs/api-reference/chat/object and …/chat/streaming
+ */
+import {
+  type Completion,
+  type ContentPart,
+  type EmbeddingResult,
+  FinishReason,
+  type Model,
+  type Part,
+  type Served,
+  type TokenLogprob,
+  type Usage,
+  type Warning,
+} from "../../libs/gen/cortex/llm/v1/llm.ts";
+import { RpcError } from "../../libs/rpc/index.ts";
+
+const FINISH_REASONS: Record<FinishReason, string | null> = {
+  [FinishReason.UNSPECIFIED]: null,
+  [FinishReason.STOP]: "stop",
+  [FinishReason.LENGTH]: "length",
+  [FinishReason.TOOL_CALLS]: "tool_calls",
+  [FinishReason.CONTENT_FILTER]: "content_filter",
+};
+
+/** The end of a stream, to the byte. */
+export const DONE = "data: [DONE]\n\n";
+
+/** The body of a whole answer. */
+export function writeCompletion(completion: Completion): string {
+  const served = completion.served;
+  return JSON.stringify({
+    id: served?.id ?? "",
+    object: "chat.completion",
+    created: served?.createdAtS ?? 0,
+    model: served?.model ?? "",
+    choices: completion.choices.map((choice) => ({
+      index: choice.index,
+      message: toAssistantMessage(choice.message?.content ?? []),
+      logprobs: choice.logprobs.length === 0 ? null : { content: choice.logprobs.map(toLogprob), refusal: null },
+      finish_reason: FINISH_REASONS[choice.finishReason],
+    })),
+    ...(completion.usage === undefined ? {} : { usage: toUsage(completion.usage) }),
+    system_fingerprint: served?.systemFingerprint || null,
+  });
+}
+
+function toAssistantMessage(content: readonly ContentPart[]): object {
+  let text = "";
+  let refusal = "";
+  let reasoning = "";
+  const toolCalls: object[] = [];
+  for (const { part } of content) {
+    if (part?.$case === "text") text += part.value;
+    else if (part?.$case === "refusal") refusal += part.value;
+    else if (part?.$case === "reasoning") reasoning += part.value.text;
+    else if (part?.$case === "toolCall") {
+      const { id, name, argumentsJson } = part.value;
+      toolCalls.push({ id, type: "function", function: { name, arguments: argumentsJson } });
+    }
+  }
+  return {
+    role: "assistant",
+    content: text === "" && (toolCalls.length > 0 || refusal !== "") ? null : text,
+    refusal: refusal === "" ? null : refusal,
+    ...(reasoning === "" ? {} : { reasoning_content: reasoning }),
+    ...(toolCalls.length === 0 ? {} : { tool_calls: toolCalls }),
+  };
+}
+
+function toLogprob(token: TokenLogprob): object {
+  return {
+    token: token.token,
+    logprob: token.logprob,
+    bytes: token.bytes.length === 0 ? null : [...token.bytes],
+    top_logprobs: token.top.map((other) => ({
+      token: other.token,
+      logprob: other.logprob,
+      bytes: other.bytes.length === 0 ? null : [...other.bytes],
+    })),
+  };
+}
+
+/** Usage in OpenAI's words. Numbers that the provider did not report are left out of the details, and 0 in the sums. */
+export function toUsage(usage: Usage): object {
+  const input = usage.inputTokens ?? 0;
+  const output = usage.outputTokens ?? 0;
+  return {
+    prompt_tokens: input,
+    completion_tokens: output,
+    total_tokens: input + output,
+    prompt_tokens_details: { cached_tokens: usage.cachedInputTokens ?? 0 },
+    completion_tokens_details: { reasoning_tokens: usage.reasoningTokens ?? 0 },
+  };
+}
+
+/** Writes one stream as server-sent events. Text is the hot path: it is joined, not built from objects. */
+export class ChunkWriter {
+  readonly #includeUsage: boolean;
+  #prefix = "";
+  #suffix = "";
+  #choices = new Set<number>();
+  #toolCalls = new Set<string>();
+  #usage: Usage | undefined;
+
+  constructor(includeUsage: boolean) {
+    this.#includeUsage = includeUsage;
+  }
+
+  /** The events that say what `parts` say. Empty when there is nothing to show yet. */
+  write(parts: readonly Part[]): string {
+    let events = "";
+    for (const { part } of parts) {
+      switch (part?.$case) {
+        case "text":
+          events += this.#delta(part.value.choice, `"content":${JSON.stringify(part.value.text)}`, part.value.logprobs);
+          break;
+        case "reasoning":
+          events += this.#delta(part.value.choice, `"reasoning_content":${JSON.stringify(part.value.text)}`);
+          break;
+        case "refusal":
+          events += this.#delta(part.value.choice, `"refusal":${JSON.stringify(part.value.text)}`);
+          break;
+        case "toolCall": {
+          const { choice, index, id, name, argumentsJson } = part.value;
+          const call = `${choice}.${index}`;
+          // Strict clients fail when a call's id, type or name comes twice.
+          const opening = this.#toolCalls.has(call)
+            ? { index, function: { arguments: argumentsJson } }
+            : { index, id, type: "function", function: { name, arguments: argumentsJson } };
+          this.#toolCalls.add(call);
+          events += this.#delta(choice, `"tool_calls":[${JSON.stringify(opening)}]`);
+          break;
+        }
+        case "finish":
+          events += this.#opening(part.value.choice);
+          events += this.#event(part.value.choice, "", "null", JSON.stringify(FINISH_REASONS[part.value.reason]));
+          break;
+        case "served":
+          this.#serve(part.value);
+          break;
+        case "usage":
+          this.#usage = part.value;
+          break;
+        default:
+      }
+    }
+    return events;
+  }
+
+  /** The last events of a stream that has ended well. */
+  end(): string {
+    if (!this.#includeUsage || this.#usage === undefined) return DONE;
+    return `${this.#prefix}"choices":[],"usage":${JSON.stringify(toUsage(this.#usage))}}\n\n${DONE}`;
+  }
+
+  #serve(served: Served): void {
+    const { id, createdAtS, model, systemFingerprint } = served;
+    const head = { id, object: "chat.completion.chunk", created: createdAtS, model };
+    const fingerprint = JSON.stringify(systemFingerprint || null);
+    this.#prefix = `data: ${JSON.stringify(head).slice(0, -1)},"system_fingerprint":${fingerprint},`;
+    this.#suffix = this.#includeUsage ? ',"usage":null}\n\n' : "}\n\n";
+  }
+
+  /** The first event of a choice gives its role: the SDK's helper fails without one. */
+  #opening(choice: number): string {
+    if (this.#choices.has(choice)) return "";
+    this.#choices.add(choice);
+    return this.#event(choice, '"role":"assistant","content":"","refusal":null', "null", "null");
+  }
+
+  #delta(choice: number, delta: string, logprobs: readonly TokenLogprob[] = []): string {
+    const tokens = logprobs.length === 0 ? "null" : JSON.stringify({ content: logprobs.map(toLogprob), refusal: null });
+    return this.#opening(choice) + this.#event(choice, delta, tokens, "null");
+  }
+
+  #event(choice: number, delta: string, logprobs: string, finishReason: string): string {
+    return `${this.#prefix}"choices":[{"index":${choice},"delta":{${delta}},"logprobs":${logprobs},"finish_reason":${finishReason}}]${this.#suffix}`;
+  }
+}
+
+/** The text of a whole answer, for those who want nothing else. */
+export function textOf(completion: Completion): string {
+  let text = "";
+  for (const { part } of completion.choices[0]?.message?.content ?? []) {
+    if (part?.$case === "text" || part?.$case === "refusal") text += part.value;
+  }
+  return text;
+}
+
+/** What a short answer says of itself beside its text. */
+export function writeShortAnswer(completion: Completion): string {
+  const choice = completion.choices[0];
+  return JSON.stringify({
+    text: textOf(completion),
+    model: completion.served?.model ?? "",
+    worker: completion.served?.worker ?? "",
+    finish_reason: FINISH_REASONS[choice?.finishReason ?? FinishReason.UNSPECIFIED],
+    ...(completion.usage === undefined ? {} : { usage: toUsage(completion.usage) }),
+  });
+}
+
+/** Who served, how many were tried and what was left out, as headers. */
+export function servedHeaders(
+  served: Served | undefined,
+  attempts: number,
+  warnings: readonly Warning[],
+): Record<string, string> {
+  const headers: Record<string, string> = { "x-cortex-attempts": String(attempts) };
+  if (served !== undefined) {
+    headers["x-cortex-worker"] = served.worker;
+    headers["x-cortex-provider"] = served.provider;
+  }
+  if (warnings.length > 0) {
+    const told = warnings.map(({ code, parameter }) => (parameter === "" ? code : `${code} ${parameter}`));
+    headers["x-cortex-warnings"] = told
+      .join(", ")
+      .replaceAll(/[^\x20-\x7e]/g, "?")
+      .slice(0, 1_000);
+  }
+  return headers;
+}
+
+/** The body of `GET /v1/models`. */
+export function writeModels(models: readonly Model[]): string {
+  return JSON.stringify({ object: "list", data: models.map(toModel) });
+}
+
+/** The body of `GET /v1/models/{id}`. Throws MODEL_NOT_FOUND. */
+export function writeModel(models: readonly Model[], id: string): string {
+  const found = models.find((model) => model.id === id);
+  if (found !== undefined) return JSON.stringify(toModel(found));
+  throw new RpcError("MODEL_NOT_FOUND", `the model "${id.slice(0, 200)}" does not exist`, { field: "model" });
+}
+
+function toModel({ id, createdAtS, ownedBy }: Model): object {
+  return { id, object: "model", created: createdAtS, owned_by: ownedBy };
+}
+
+/** The body of `POST /v1/embeddings`; base64 is little-endian float32, which is what OpenAI's SDKs ask for by default. */
+export function writeEmbeddings(result: EmbeddingResult, base64: boolean): string {
+  const input = result.usage?.inputTokens ?? 0;
+  return JSON.stringify({
+    object: "list",
+    data: result.embeddings.map(({ values }, index) => ({
+      object: "embedding",
+      index,
+      embedding: base64 ? toBase64(values) : values,
+    })),
+    model: result.served?.model ?? "",
+    usage: { prompt_tokens: input, total_tokens: input },
+  });
+}
+
+function toBase64(values: readonly number[]): string {
+  const bytes = Buffer.alloc(values.length * 4);
+  values.forEach((value, index) => {
+    bytes.writeFloatLE(value, index * 4);
+  });
+  return bytes.toString("base64");
+}

@@ -1,0 +1,49 @@
+/** The gateway: REST and server-sent events in, the router out. */
+import type { AddressInfo } from "node:net";
+import { RouterServiceDefinition } from "../../libs/gen/cortex/router/v1/router.ts";
+import { type Host, portError, type RunningService, type ServiceEntry } from "../../libs/host/index.ts";
+import { createGatewayServer } from "./server.ts";
+
+/** Listens on the configured port. */
+export const gateway: ServiceEntry = { name: "gateway", interfaces: [], start };
+
+async function start(host: Host): Promise<RunningService> {
+  const { configuration } = host;
+  const server = createGatewayServer({
+    router: () => host.clients.service(RouterServiceDefinition),
+    health: () => host.health(),
+    authenticate: host.authenticate,
+    tracer: host.tracer,
+    log: host.log,
+    bodyBytesMax: configuration.gateway.bodyBytesMax,
+    keepAliveMs: configuration.gateway.keepAliveMs,
+    timeoutMs: configuration.routing.timeoutMs,
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (error) =>
+      reject(portError(error, "REST", "PORT", configuration.host, configuration.restPort)),
+    );
+    server.listen({ host: configuration.host, port: configuration.restPort, backlog: 4_096 }, resolve);
+  });
+  const { port } = server.address() as AddressInfo;
+  const name = configuration.host.includes(":") ? `[${configuration.host}]` : configuration.host;
+  let closed: Promise<void> | undefined;
+
+  function close(): Promise<void> {
+    // Node closes idle connections by itself and marks the answers that still run with "connection: close".
+    closed ??= new Promise((resolve) => {
+      server.close(() => resolve());
+    });
+    return closed;
+  }
+
+  return {
+    addresses: { REST: `http://${name}:${port}` },
+    drain: close,
+    async stop() {
+      const ended = close();
+      server.closeAllConnections();
+      await ended;
+    },
+  };
+}

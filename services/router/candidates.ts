@@ -1,0 +1,160 @@
+/** From a model's name to the workers that can serve it, best first. Pure: the mesh comes in as a snapshot. */
+import type { RunningWorker } from "../../libs/gen/cortex/mesh/v1/mesh.ts";
+import { BreakerState, Health, type WorkerInfo } from "../../libs/gen/cortex/provider/v1/provider.ts";
+import { RpcError } from "../../libs/rpc/index.ts";
+
+/** The name that asks Cortex to choose. */
+export const AUTO = "auto";
+
+/** One place that could serve a request. */
+export interface Candidate {
+  readonly worker: string;
+  readonly provider: string;
+  /** The worker's own name of the model. */
+  readonly model: string;
+  /** The nodes that run the worker; at least one. */
+  readonly nodes: readonly string[];
+}
+
+/** A worker of the mesh; several nodes may run it. */
+export interface KnownWorker {
+  readonly info: WorkerInfo;
+  readonly nodes: readonly string[];
+}
+
+/** The workers of the mesh by what is asked for. Built once for each change of the directory. */
+export interface WorkerIndex {
+  readonly workers: ReadonlyMap<string, KnownWorker>;
+  /** In the order in which they are to be tried. */
+  readonly byModel: ReadonlyMap<string, readonly KnownWorker[]>;
+  /** All, in that order. */
+  readonly ordered: readonly KnownWorker[];
+}
+
+/** Makes the index of the workers that run now. */
+export function indexWorkers(running: readonly RunningWorker[]): WorkerIndex {
+  const workers = new Map<string, { info: WorkerInfo; nodes: string[] }>();
+  for (const { node, info } of running) {
+    if (info === undefined) continue;
+    const known = workers.get(info.name);
+    if (known === undefined) workers.set(info.name, { info, nodes: [node] });
+    else {
+      known.nodes.push(node);
+      // The worker is as well as its healthiest replica.
+      if (rank(info) < rank(known.info)) known.info = info;
+    }
+  }
+  const ordered = [...workers.values()].sort((a, b) => localFirst(a.info, b.info));
+  const byModel = new Map<string, KnownWorker[]>();
+  for (const worker of ordered) {
+    for (const model of worker.info.models) {
+      const serving = byModel.get(model);
+      if (serving === undefined) byModel.set(model, [worker]);
+      else serving.push(worker);
+    }
+  }
+  return { workers, byModel, ordered };
+}
+
+/**
+ * The order of `local_first`: lowest priority number first. Workers that are known to be down come last instead of being
+ * left out, so that a wrong belief about them can't refuse a request that they could serve.
+ */
+function localFirst(a: WorkerInfo, b: WorkerInfo): number {
+  return rank(a) - rank(b) || a.priority - b.priority || (a.name < b.name ? -1 : 1);
+}
+
+function rank({ health, breaker, simulated }: WorkerInfo): number {
+  const down = health === Health.UNAVAILABLE || breaker === BreakerState.OPEN;
+  return (down ? 4 : 0) + (simulated ? 2 : 0) + (health === Health.BUSY ? 1 : 0);
+}
+
+/** Routes by name: what a name that clients ask for stands for, first choice first. */
+export type Routes = Readonly<Record<string, readonly string[]>>;
+
+/**
+ * The candidates for a model name, in the order in which they are to be tried: `auto`, a route, `worker/model`, or a model.
+ * Throws MODEL_NOT_FOUND with the closest names.
+ */
+export function resolve(name: string, index: WorkerIndex, routes: Routes): Candidate[] {
+  if (name === AUTO) return automatic(index);
+  const route = Object.hasOwn(routes, name) ? routes[name]! : [name];
+  const candidates: Candidate[] = [];
+  for (const target of route) {
+    for (const candidate of direct(target, index)) {
+      const known = candidates.some(({ worker, model }) => worker === candidate.worker && model === candidate.model);
+      if (!known) candidates.push(candidate);
+    }
+  }
+  if (candidates.length > 0) return candidates;
+  // A route whose workers have not come up (yet) is no mistake of the client's.
+  if (Object.hasOwn(routes, name))
+    throw new RpcError("NO_WORKERS_AVAILABLE", `no worker of the route "${name}" is running`);
+  throw notFound(name, index, routes);
+}
+
+function automatic(index: WorkerIndex): Candidate[] {
+  const candidates = index.ordered
+    .filter(({ info }) => info.models.length > 0)
+    .map((worker) => candidateOf(worker, worker.info.models[0]!));
+  if (candidates.length > 0) return candidates;
+  throw new RpcError("NO_WORKERS_AVAILABLE", "no workers available: no worker that has a model is running");
+}
+
+function direct(target: string, index: WorkerIndex): Candidate[] {
+  const slash = target.indexOf("/");
+  if (slash > 0) {
+    const worker = index.workers.get(target.slice(0, slash));
+    const model = target.slice(slash + 1);
+    if (worker !== undefined) {
+      const known = knownModel(model, worker.info.models);
+      // A worker that could not be asked for its models may well have this one.
+      if (known !== undefined) return [candidateOf(worker, known)];
+      return worker.info.models.length === 0 ? [candidateOf(worker, model)] : [];
+    }
+  }
+  const serving = index.byModel.get(target) ?? index.byModel.get(`${target}:latest`) ?? [];
+  return serving.map((worker) => candidateOf(worker, knownModel(target, worker.info.models)!));
+}
+
+/** Ollama lists `llama3.2:latest` and takes `llama3.2` for it (https://github.com/ollama/ollama/blob/main/docs/api.md). */
+function knownModel(model: string, models: readonly string[]): string | undefined {
+  if (models.includes(model)) return model;
+  return models.includes(`${model}:latest`) ? `${model}:latest` : undefined;
+}
+
+function candidateOf({ info, nodes }: KnownWorker, model: string): Candidate {
+  return { worker: info.name, provider: info.provider, model, nodes };
+}
+
+const SUGGESTIONS_MAX = 3;
+
+function notFound(name: string, index: WorkerIndex, routes: Routes): RpcError {
+  const known = [...index.byModel.keys(), ...Object.keys(routes)];
+  const near = known
+    .map((candidate) => ({ candidate, distance: distance(name.toLowerCase(), candidate.toLowerCase()) }))
+    .filter(({ candidate, distance }) => distance <= Math.max(3, candidate.length / 2))
+    .sort((a, b) => a.distance - b.distance)
+    .slice(0, SUGGESTIONS_MAX)
+    .map(({ candidate }) => `"${candidate}"`);
+  const hint =
+    near.length > 0
+      ? `; did you mean ${near.join(" or ")}?`
+      : '; GET /v1/models lists what there is, and "auto" lets Cortex choose';
+  return new RpcError("MODEL_NOT_FOUND", `the model "${name.slice(0, 200)}" does not exist${hint}`, { field: "model" });
+}
+
+/** Levenshtein's distance, of the first 64 characters. */
+function distance(a: string, b: string): number {
+  const [left, right] = [a.slice(0, 64), b.slice(0, 64)];
+  let row = Array.from({ length: right.length + 1 }, (_, index) => index);
+  for (let i = 1; i <= left.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= right.length; j++) {
+      const cost = left[i - 1] === right[j - 1] ? 0 : 1;
+      next.push(Math.min(next[j - 1]! + 1, row[j]! + 1, row[j - 1]! + cost));
+    }
+    row = next;
+  }
+  return row[right.length]!;
+}
