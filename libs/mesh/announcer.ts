@@ -26,7 +26,7 @@ export class Announcer {
   readonly #pending = new Set<string>();
   #working = false;
   #stopped = false;
-  #finished: Promise<void> = Promise.resolve();
+  #putting: Promise<unknown> = Promise.resolve();
 
   constructor(options: AnnouncerOptions) {
     this.#options = options;
@@ -37,7 +37,7 @@ export class Announcer {
     for (const name of names) this.#pending.add(name);
     if (this.#working || this.#stopped) return;
     this.#working = true;
-    this.#finished = this.#work();
+    void this.#work();
   }
 
   /** Puts every worker again. */
@@ -52,7 +52,7 @@ export class Announcer {
     for (const { key, value } of entries.values()) {
       if (value === undefined || !key.startsWith(`${keyOf(nodeId)}.`) || own.has(key)) continue;
       buckets.delete(BUCKET.running, key).catch((error) => {
-        log.debug({ key, error: String(error) }, "an old entry could not be deleted; it will expire");
+        log.debug({ key, err: error }, "an old entry could not be deleted; it will expire");
       });
     }
   }
@@ -60,7 +60,7 @@ export class Announcer {
   /** Puts nothing more; resolves when nothing is on its way. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    await this.#finished;
+    await this.#putting;
   }
 
   /** Deletes the entries of all workers; to be called after `stop`. */
@@ -78,8 +78,9 @@ export class Announcer {
       const names = [...this.#pending].slice(0, CONCURRENCY);
       for (const name of names) this.#pending.delete(name);
       const workers = this.#ownWorkers();
-      const results = await Promise.all(names.map((name) => this.#put(name, workers.get(name))));
-      const succeeded = results.every(Boolean);
+      const putting = Promise.all(names.map((name) => this.#put(name, workers.get(name))));
+      this.#putting = putting;
+      const succeeded = (await putting).every(Boolean);
       await new Promise((resolve) => setTimeout(resolve, succeeded ? SPACING_MS : retryMs).unref());
       retryMs = succeeded ? RETRY_MIN_MS : Math.min(retryMs * 2, RETRY_MAX_MS);
     }
@@ -94,7 +95,7 @@ export class Announcer {
       return true;
     } catch (error) {
       this.#pending.add(name);
-      if (buckets.connected) log.warn({ worker: name, error: String(error) }, "a worker could not be announced");
+      if (buckets.connected) log.warn({ worker: name, err: error }, "a worker could not be announced");
       return false;
     }
   }

@@ -265,10 +265,7 @@ export class BucketWatch {
       try {
         await this.#follow();
       } catch (error) {
-        this.#options.log.debug(
-          { bucket: this.#options.bucket, error: String(error) },
-          "a watch of the directory ended",
-        );
+        this.#options.log.debug({ bucket: this.#options.bucket, err: error }, "a watch of the directory ended");
       }
       if (this.#live) retryMs = WATCH_RETRY_MIN_MS;
       this.#live = false;

@@ -216,10 +216,10 @@ export class MeshDirectory implements Directory {
     return this.#self;
   }
 
-  /** Marks this node as draining. */
-  drainSelf(): void {
-    if (this.#self.draining) return;
-    this.#self = { ...this.#self, draining: true };
+  /** This node takes new calls, or does not. */
+  setSelfDraining(draining: boolean): void {
+    if (this.#self.draining === draining) return;
+    this.#self = { ...this.#self, draining };
     this.#changed();
   }
 
@@ -430,7 +430,7 @@ export class MeshDirectory implements Directory {
     try {
       return type.decode(entry.value!);
     } catch (error) {
-      this.#options.log.warn({ key: entry.key, error: String(error) }, "an entry of the directory can't be read");
+      this.#options.log.warn({ key: entry.key, err: error }, "an entry of the directory can't be read");
       return undefined;
     }
   }
@@ -449,7 +449,7 @@ export class MeshDirectory implements Directory {
         try {
           listener();
         } catch (error) {
-          this.#options.log.error({ error }, "a listener of the directory failed");
+          this.#options.log.error({ err: error }, "a listener of the directory failed");
         }
       }
     });

@@ -81,7 +81,7 @@ export class MeshEvents implements Events {
       payload = type.encode(message).finish();
     } catch (error) {
       this.#dropped++;
-      this.#log.error({ subject, error }, "an event could not be encoded");
+      this.#log.error({ subject, err: error }, "an event could not be encoded");
       return;
     }
     const event: Outgoing = { subject, payload, trace };
@@ -94,7 +94,7 @@ export class MeshEvents implements Events {
     type: MessageType<T>,
     handler: (message: T, trace: TraceContext | undefined) => void,
   ): () => void {
-    const failed = (error: unknown): void => this.#log.error({ subject, error }, "a handler of events failed");
+    const failed = (error: unknown): void => this.#log.error({ subject, err: error }, "a handler of events failed");
     const subscription = this.#connection.subscribe(subject, {
       callback: (error: Error | null, message: Msg) => {
         if (error !== null) {
@@ -158,7 +158,7 @@ export class MeshEvents implements Events {
       );
     } catch (error) {
       this.#dropped++;
-      this.#log.error({ subject: event.subject, error: String(error) }, "NATS refused an event");
+      this.#log.error({ subject: event.subject, err: error }, "NATS refused an event");
       return;
     }
     this.#unconfirmedBytes += sizeOf(event);

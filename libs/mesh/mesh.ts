@@ -38,6 +38,8 @@ export interface JoinOptions {
   /** nats://[user:password@]host:port, several separated by commas; tls:// for TLS. */
   readonly natsUrl: string;
   readonly node: NodeDescription;
+  /** The node joins without taking calls, until it is opened: its services are not there yet. */
+  readonly closed?: boolean;
   /** Asked at each heartbeat. */
   readonly load: () => NodeLoad;
   readonly log: Logger;
@@ -66,6 +68,8 @@ export interface Mesh {
   announceWorker(info: WorkerInfo): void;
   /** Takes back a worker of this node. */
   withdrawWorker(name: string): void;
+  /** Tells the others that this node, which joined closed, takes calls now. Never rejects; told later if NATS is away. */
+  open(): Promise<void>;
   /** Tells the others at once that this node takes no new calls. Never rejects; told later if NATS is away. */
   drain(): Promise<void>;
   /** Takes everything back that this node announced and disconnects, within two seconds also if NATS is away. */
@@ -151,7 +155,12 @@ class Member implements Mesh {
     this.nodeId = node.id;
     this.#key = keyOf(node.id);
     this.#startedAtMs = clock.epochMs();
-    const self = NodeRecord.create({ ...node, startedAtMs: this.#startedAtMs, load: this.#load });
+    const self = NodeRecord.create({
+      ...node,
+      startedAtMs: this.#startedAtMs,
+      load: this.#load,
+      draining: options.closed ?? false,
+    });
     const store = {
       create: (specification: WorkerSpecification) => this.#createDesired(specification),
       remove: (name: string) => this.#removeDesired(name),
@@ -223,7 +232,7 @@ class Member implements Mesh {
       if (info.name === "") throw new Error("a worker needs a name");
       this.directory.setOwnWorker(info.name, info);
     } catch (error) {
-      this.#log.error({ worker: info.name, error: String(error) }, "a worker can't be announced");
+      this.#log.error({ worker: info.name, err: error }, "a worker can't be announced");
       return;
     }
     this.#announcer.announce([info.name]);
@@ -234,14 +243,23 @@ class Member implements Mesh {
     this.#announcer.announce([name]);
   }
 
+  async open(): Promise<void> {
+    this.directory.setSelfDraining(false);
+    await this.#announceSelf();
+  }
+
   async drain(): Promise<void> {
-    this.directory.drainSelf();
+    this.directory.setSelfDraining(true);
     this.#publishChange(NodeChanged_Change.DRAINING);
+    await this.#announceSelf();
+  }
+
+  async #announceSelf(): Promise<void> {
     try {
       await this.#putSelf();
     } catch (error) {
       this.#unsettled = true;
-      this.#log.debug({ error: String(error) }, "draining is announced when NATS is back");
+      this.#log.debug({ err: error }, "what has changed of this node is announced when NATS is back");
     }
   }
 
@@ -290,7 +308,7 @@ class Member implements Mesh {
         this.events.regained();
         this.#rouse();
       } else if (status.type === "error") {
-        this.#log.warn({ error: String(status.error) }, "NATS reported an error");
+        this.#log.warn({ err: status.error }, "NATS reported an error");
       }
     }
     if (!this.#left) this.#log.error("the connection to NATS was closed for good; restart this node");
@@ -312,8 +330,7 @@ class Member implements Mesh {
             { cause: error },
           );
         }
-        if (tries === 1)
-          this.#log.warn({ error: String(error) }, "waiting for NATS, whose JetStream does not answer yet");
+        if (tries === 1) this.#log.warn({ err: error }, "waiting for NATS, whose JetStream does not answer yet");
         await pause(retryMs);
         retryMs = Math.min(retryMs * 2, this.#heartbeatMs);
       }
@@ -336,8 +353,7 @@ class Member implements Mesh {
         retryMs = RETRY_MIN_MS;
       } catch (error) {
         this.#unsettled = true;
-        if (this.#buckets.connected)
-          this.#log.warn({ error: String(error) }, "NATS did not take a heartbeat; trying again");
+        if (this.#buckets.connected) this.#log.warn({ err: error }, "NATS did not take a heartbeat; trying again");
         waitMs = retryMs;
         retryMs = Math.min(retryMs * 2, this.#heartbeatMs);
       }
@@ -368,7 +384,7 @@ class Member implements Mesh {
     try {
       this.#load = this.#options.load();
     } catch (error) {
-      this.#log.error({ error: String(error) }, "the load of this node can't be told");
+      this.#log.error({ err: error }, "the load of this node can't be told");
     }
     const record = this.directory.refreshSelf(this.#load);
     await this.#buckets.put(BUCKET.nodes, this.#key, NodeRecord.encode(record).finish());
