@@ -1,0 +1,196 @@
+/**
+ * The load generator, a process of its own. It does one job at a time on message, checks every answer, and reads the
+ * CPU counters of the measured processes itself, at the very edges of what it counts.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { callChecked, type Door, streamChecked } from "./checked.ts";
+import { Connection, post } from "./client.ts";
+import { RELEASE_PATH, type Wish } from "./exchange.ts";
+import { endWithParent } from "./processes.ts";
+import { countCpu, type Process, residentBytes } from "./usage.ts";
+
+/** Work that a process does shortly after its last answer belongs to the calls counted. */
+const SETTLE_MS = 60;
+const CALL_TOKENS = 20;
+/** A job gives up after so many failures: the run is invalid by then. */
+const MAX_FAILURES = 20;
+/** Held streams are opened by so many at a time: slow enough to stress nobody, fast enough to end. */
+const OPENED_AT_ONCE = 32;
+/** After opening them, before the look at the memory. */
+const QUIET_MS = 1_000;
+
+type Measured = { door: Door; processes: Process[] };
+
+export type CallsJob = Measured & { kind: "calls"; concurrency: number; forMs: number };
+export type TokensJob = Measured & {
+  kind: "tokens";
+  streams: number;
+  everyMs: number;
+  /** Streams start at random moments within it. */
+  rampMs: number;
+  /** Tokens and CPU are counted in it, while all streams run: the cost of opening and ending is left out. */
+  windowMs: number;
+};
+export type MemoryJob = Measured & {
+  kind: "memory";
+  /** Open before the first look, so that what the first streams cost once is left out. */
+  base: number;
+  streams: number;
+  upstreamPort: number;
+};
+export type Job = CallsJob | TokensJob | MemoryJob;
+
+/** `cpuUs` is per process, in the order given. */
+export type CallsResult = { calls: number; cpuUs: number[]; latenciesMs: number[] };
+export type TokensResult = {
+  tokens: number;
+  /** What the upstream sends in the window when nothing is late. */
+  expected: number;
+  /** Reads of a socket that brought tokens: fewer than tokens when some arrived together. */
+  reads: number;
+  cpuUs: number[];
+  firstTokensMs: number[];
+};
+export type MemoryResult = { bytesPerStream: number };
+export type Outcome<Result> = { result: Result; failures: string[] };
+
+/** Counts what went wrong; the messages are the answer to "what?", their number to "is this run valid?". */
+class Failures {
+  readonly messages: string[] = [];
+
+  get tooMany(): boolean {
+    return this.messages.length >= MAX_FAILURES;
+  }
+
+  async guard(work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      this.messages.push((error as Error).message);
+    }
+  }
+}
+
+let wishes = 0;
+function nextWish(fields: Partial<Wish> = {}): Wish {
+  wishes++;
+  return { id: wishes.toString(36), tokens: CALL_TOKENS, everyMs: 0, hold: false, ...fields };
+}
+
+/** Closed loop: each of the callers asks anew as soon as it has its answer. */
+async function runCalls(job: CallsJob): Promise<Outcome<CallsResult>> {
+  const failures = new Failures();
+  const latenciesMs: number[] = [];
+  const caller = async (connection: Connection, until: number): Promise<void> => {
+    while (performance.now() < until && !failures.tooMany) {
+      const asked = performance.now();
+      await callChecked(connection, job.door, nextWish());
+      latenciesMs.push(performance.now() - asked);
+    }
+  };
+  const connections = await Promise.all(Array.from({ length: job.concurrency }, () => Connection.open(job.door.port)));
+  await sleep(SETTLE_MS);
+  const cpuSince = countCpu(job.processes);
+  const until = performance.now() + job.forMs;
+  await Promise.all(connections.map((connection) => failures.guard(() => caller(connection, until))));
+  await sleep(SETTLE_MS);
+  const cpuUs = cpuSince();
+  for (const connection of connections) connection.close();
+  return { result: { calls: latenciesMs.length, cpuUs, latenciesMs }, failures: failures.messages };
+}
+
+/** Opens a connection, streams on it, closes it. The first call of `onWords` is the first token. */
+async function streamOnce(
+  door: Door,
+  wish: Wish,
+  onWords: (count: number, sinceAskedMs: number) => void,
+): Promise<void> {
+  const connection = await Connection.open(door.port);
+  try {
+    const asked = performance.now();
+    await streamChecked(connection, door, wish, (count) => onWords(count, performance.now() - asked));
+  } finally {
+    connection.close();
+  }
+}
+
+async function runTokens(job: TokensJob): Promise<Outcome<TokensResult>> {
+  const failures = new Failures();
+  const firstTokensMs: number[] = [];
+  let tokens = 0;
+  let reads = 0;
+  // A stream that starts first must still run when the window closes.
+  const tokensEach = Math.ceil((job.rampMs + job.windowMs + 4 * SETTLE_MS) / job.everyMs);
+  const stream = async (): Promise<void> => {
+    await sleep(Math.random() * job.rampMs);
+    if (failures.tooMany) return;
+    let first = true;
+    await streamOnce(job.door, nextWish({ tokens: tokensEach, everyMs: job.everyMs }), (count, sinceAskedMs) => {
+      if (first) firstTokensMs.push(sinceAskedMs);
+      first = false;
+      tokens += count;
+      reads++;
+    });
+  };
+  const streams = Array.from({ length: job.streams }, () => failures.guard(stream));
+  await sleep(job.rampMs + SETTLE_MS);
+  const before = { tokens, reads, at: performance.now() };
+  const cpuSince = countCpu(job.processes);
+  await sleep(job.windowMs);
+  const cpuUs = cpuSince();
+  const counted = { tokens: tokens - before.tokens, reads: reads - before.reads };
+  const expected = (job.streams * (performance.now() - before.at)) / job.everyMs;
+  await Promise.all(streams);
+  return { result: { ...counted, expected, cpuUs, firstTokensMs }, failures: failures.messages };
+}
+
+/** Opens held streams and looks at the memory in between; at the end the upstream lets all of them finish. */
+async function runMemory(job: MemoryJob): Promise<Outcome<MemoryResult>> {
+  const failures = new Failures();
+  const all: Promise<void>[] = [];
+  const openOne = async (): Promise<void> => {
+    await new Promise<void>((opened) => {
+      const held = failures.guard(() => streamOnce(job.door, nextWish({ hold: true }), () => opened()));
+      all.push(held.then(opened));
+    });
+  };
+  const open = async (count: number): Promise<void> => {
+    let left = count;
+    const opener = async (): Promise<void> => {
+      while (left-- > 0 && !failures.tooMany) await openOne();
+    };
+    await Promise.all(Array.from({ length: OPENED_AT_ONCE }, opener));
+    await sleep(QUIET_MS);
+  };
+  await open(job.base);
+  const before = residentBytes(job.processes);
+  await open(job.streams);
+  const after = residentBytes(job.processes);
+  await failures.guard(async () => {
+    const control = await Connection.open(job.upstreamPort);
+    await control.exchange(post({ path: RELEASE_PATH, headers: {}, body: "" }), () => {});
+    control.close();
+  });
+  await Promise.all(all);
+  return { result: { bytesPerStream: (after - before) / job.streams }, failures: failures.messages };
+}
+
+function run(job: Job): Promise<Outcome<unknown>> {
+  switch (job.kind) {
+    case "calls":
+      return runCalls(job);
+    case "tokens":
+      return runTokens(job);
+    case "memory":
+      return runMemory(job);
+  }
+}
+
+endWithParent();
+process.on("message", (job: Job) => {
+  run(job).then(
+    (outcome) => process.send?.(outcome),
+    (error: Error) => process.send?.({ result: undefined, failures: [error.message] }),
+  );
+});
+process.stdout.write(`${JSON.stringify({ event: "ready" })}\n`);

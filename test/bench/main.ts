@@ -1,0 +1,180 @@
+/**
+ * `npm run bench`: CPU per call and per streamed token of Cortex, of the bare pipe and of Portkey's gateway, as ratios,
+ * in one run. See docs/benchmarks.md for the method.
+ */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { FULL, Generator, type Measurement, Meter, type Plan, QUICK } from "./measure.ts";
+import { Processes } from "./processes.ts";
+import { document, machine, type Report, remarks, tables } from "./report.ts";
+import { summarize } from "./summary.ts";
+import { KEYS, type Key, NAMES, portOf, startOwn, startTarget } from "./targets.ts";
+import { cpuIsReadable, processTree, watchOthers } from "./usage.ts";
+
+/** The whole run ends by then, however it stands; an npm install on first use included. */
+const RUN_WITHIN_MS = 360_000;
+
+const USAGE = `usage: npm run bench -- [--quick] [--targets ${KEYS.join(",")}] [--json FILE]
+
+  --quick      fewer and shorter rounds (about 40 s instead of 4 min); docs/benchmarks.md is left as it is
+  --targets    measure these only, beside the bare pipe; docs/benchmarks.md is left as it is
+  --json FILE  also write everything measured, round by round`;
+
+type Options = { quick: boolean; targets: Key[]; json: string | undefined };
+
+function readOptions(): Options {
+  const { values } = parseArgs({
+    options: {
+      quick: { type: "boolean", default: false },
+      targets: { type: "string" },
+      json: { type: "string" },
+      help: { type: "boolean", default: false },
+    },
+  });
+  if (values.help) {
+    console.log(USAGE);
+    process.exit(0);
+  }
+  const chosen = values.targets?.split(",") ?? [...KEYS];
+  const unknown = chosen.filter((key) => !KEYS.includes(key as Key));
+  if (unknown.length > 0) throw new Error(`no such target: ${unknown.join(", ")}\n${USAGE}`);
+  return {
+    quick: values.quick,
+    targets: KEYS.filter((key) => key === "pipe" || chosen.includes(key)),
+    json: values.json,
+  };
+}
+
+function say(text: string): void {
+  console.error(text);
+}
+
+type Outcome = {
+  measurements: Measurement[];
+  missing: string[];
+  failed: string[];
+  /** Share of the machine that processes outside the bench used during the rounds. */
+  others: number;
+};
+
+/** One run over all targets; whoever calls it ends the processes. */
+async function measure(targets: Key[], plan: Plan, around: { processes: Processes; folder: string }): Promise<Outcome> {
+  const upstream = await startOwn(around.processes, "upstream");
+  const generator = new Generator(await startOwn(around.processes, "load"));
+  const upstreamPort = portOf(upstream);
+  const outcome: Outcome = { measurements: [], missing: [], failed: [], others: 0 };
+  let meters: Meter[] = [];
+
+  for (const key of targets) {
+    say(`starting ${NAMES[key]}`);
+    try {
+      const target = await startTarget(key, { ...around, upstream: `http://127.0.0.1:${upstreamPort}` });
+      const meter = new Meter(target, generator, plan);
+      await meter.untilUsable();
+      meters.push(meter);
+    } catch (error) {
+      // The run goes on without a peer; without the bare pipe there is nothing to compare with.
+      if (key === "pipe") throw error;
+      outcome.missing.push(`${NAMES[key]}. ${(error as Error).message}`);
+      say((error as Error).message);
+    }
+  }
+  const each = async (order: Meter[], step: (meter: Meter) => Promise<void>): Promise<void> => {
+    for (const meter of order) {
+      try {
+        await step(meter);
+      } catch (error) {
+        outcome.failed.push((error as Error).message);
+        say((error as Error).message);
+        meters = meters.filter((other) => other !== meter);
+      }
+    }
+  };
+
+  say("warming up");
+  await each(meters, (meter) => meter.warmUp());
+  await each(meters, (meter) => meter.memory(upstreamPort));
+  const othersSince = watchOthers(processTree([process.pid]));
+  for (let round = 0; round < plan.rounds; round++) {
+    say(`round ${round + 1} of ${plan.rounds}`);
+    await each(round % 2 === 0 ? meters : meters.toReversed(), (meter) => meter.round());
+  }
+  outcome.others = othersSince();
+  outcome.measurements = meters.map(({ measurement }) => measurement);
+  return outcome;
+}
+
+/** Prints and writes what was found; returns the exit code. */
+function publish({ measurements, missing, failed, others }: Outcome, plan: Plan, options: Options): number {
+  if (!measurements.some(({ key }) => key === "pipe")) {
+    say("The bare pipe failed, so there is nothing to compare with.");
+    return 1;
+  }
+  const report: Report = {
+    date: new Date().toISOString().slice(0, 10),
+    command: "npm run bench",
+    plan,
+    summaries: summarize(measurements),
+    missing,
+    others,
+  };
+  console.log(`\n${machine()}\n\n${tables(report)}\n`);
+  for (const remark of remarks(report)) console.log(`- ${remark}`);
+  if (options.json) {
+    const everything = { machine: machine(), valid: failed.length === 0, failed, ...report, measurements };
+    writeFileSync(options.json, `${JSON.stringify(everything, undefined, 2)}\n`);
+  }
+  if (failed.length > 0) {
+    console.log(`\nThis run is INVALID:\n${failed.map((message) => `- ${message}`).join("\n")}`);
+    return 1;
+  }
+  const cortexMissing = options.targets.some(
+    (key) => (key === "one" || key === "three") && !measurements.some((one) => one.key === key),
+  );
+  if (!options.quick && options.targets.length === KEYS.length && !cortexMissing) {
+    writeFileSync(fileURLToPath(new URL("../../docs/benchmarks.md", import.meta.url)), document(report));
+    console.log("\nwritten: docs/benchmarks.md");
+  }
+  return cortexMissing ? 1 : 0;
+}
+
+async function main(): Promise<void> {
+  const options = readOptions();
+  if (!cpuIsReadable())
+    throw new Error(`unsupported on ${process.platform}: CPU per process is read from Linux' /proc`);
+  const plan = options.quick ? QUICK : FULL;
+  const folder = mkdtempSync(join(tmpdir(), "cortex-bench-"));
+  const processes = new Processes(folder);
+
+  let leaving: Promise<never> | undefined;
+  const leave = (code: number): Promise<never> => {
+    leaving ??= processes.endAll().finally(() => {
+      rmSync(folder, { recursive: true, force: true });
+      process.exit(code);
+    }) as Promise<never>;
+    return leaving;
+  };
+  process.on("SIGINT", () => void leave(130));
+  process.on("SIGTERM", () => void leave(143));
+  setTimeout(() => {
+    say(`given up after ${RUN_WITHIN_MS / 1_000} s`);
+    void leave(1);
+  }, RUN_WITHIN_MS).unref();
+
+  try {
+    const outcome = await measure(options.targets, plan, { processes, folder });
+    // While it is leaving, processes end under the measurement: what that says is not worth a report.
+    await (leaving ?? leave(publish(outcome, plan, options)));
+  } catch (error) {
+    if (!leaving) say((error as Error).message);
+    await leave(1);
+  }
+}
+
+main().catch((error: unknown) => {
+  console.error((error as Error).message);
+  process.exit(1);
+});
