@@ -2,6 +2,7 @@
  * The errors that the shell itself finds, and how an error may be told to logs and spans. A provider's own words may quote
  * the prompt, so only what was written here is quoted there; of all other errors the catalogue's meaning is given.
  */
+import { errors as undiciErrors } from "undici";
 import { CATALOGUE, type Reason, RpcError, type RpcErrorDetails } from "../rpc/index.ts";
 
 const quotable = new WeakSet<RpcError>();
@@ -40,37 +41,26 @@ function systemCode(error: unknown): string {
   return "unknown error";
 }
 
-/**
- * Translates what undici says. `begun` tells whether the answer's head had come. The original is kept as the cause, but for
- * errors of the HTTP parser: they carry a piece of the body.
- */
+/** Translates what undici says. `begun` tells whether the answer's head had come. */
 export function fromConnectionError(
-  error: unknown,
-  where: { worker: string; authority: string; begun: boolean },
+  cause: unknown,
+  { worker, authority, begun }: { readonly worker: string; readonly authority: string; readonly begun: boolean },
 ): RpcError {
-  const code = systemCode(error);
-  const subject = `worker "${where.worker}"`;
-  if (code === "UND_ERR_CONNECT_TIMEOUT") {
-    return failure("PROVIDER_TIMEOUT", `${subject}: no connection to ${where.authority} in time (${code})`, {
-      cause: error,
-    });
+  const subject = `worker "${worker}"`;
+  // Its cause is left out: it carries a piece of the body.
+  if (cause instanceof undiciErrors.HTTPParserError) {
+    return failure("PROVIDER_INVALID_ANSWER", `${subject}: ${authority} does not speak HTTP/1.1 as it should`);
   }
-  // The connection ended inside a chunked body.
-  const cut = code === "HPE_INVALID_EOF_STATE";
-  if (code.startsWith("HPE_") && !cut) {
-    return failure("PROVIDER_INVALID_ANSWER", `${subject}: ${where.authority} does not speak HTTP (${code})`);
+  const code = systemCode(cause);
+  if (code === "UND_ERR_CONNECT_TIMEOUT") {
+    return failure("PROVIDER_TIMEOUT", `${subject}: no connection to ${authority} in time (${code})`, { cause });
   }
   if (code === "UND_ERR_HEADERS_OVERFLOW") {
-    return failure("PROVIDER_INVALID_ANSWER", `${subject}: ${where.authority} sent too large a head (${code})`);
+    return failure("PROVIDER_INVALID_ANSWER", `${subject}: the answer of ${authority} has too large a head`, { cause });
   }
-  if (where.begun) {
-    return failure("PROVIDER_STREAM_CUT", `${subject}: ${where.authority} broke off its answer (${code})`, {
-      cause: cut ? undefined : error,
-    });
-  }
-  return failure("PROVIDER_UNREACHABLE", `${subject}: no answer from ${where.authority} (${code})`, {
-    cause: cut ? undefined : error,
-  });
+  if (begun)
+    return failure("PROVIDER_STREAM_CUT", `${subject}: ${authority} broke off its answer (${code})`, { cause });
+  return failure("PROVIDER_UNREACHABLE", `${subject}: no answer from ${authority} (${code})`, { cause });
 }
 
 /**

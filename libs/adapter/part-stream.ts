@@ -29,7 +29,10 @@ export class PartStream implements AsyncIterableIterator<StreamResponse, undefin
   #source: PartSource | undefined;
   #bytes = 0;
   #paused = false;
+  /** Nothing more is taken in. */
   #ended = false;
+  /** Nothing more is handed out. */
+  #left = false;
   #failure: RpcError | undefined;
   #resolve: ((result: Result) => void) | undefined;
   #reject: ((error: RpcError) => void) | undefined;
@@ -45,6 +48,7 @@ export class PartStream implements AsyncIterableIterator<StreamResponse, undefin
   }
 
   next(): Promise<Result> {
+    if (this.#left) return Promise.resolve(DONE);
     if (this.#pending !== undefined) return this.#afterPending(this.#pending);
     if (this.waiting.length > 0) return Promise.resolve(this.#take());
     if (this.#failure !== undefined) {
@@ -68,8 +72,8 @@ export class PartStream implements AsyncIterableIterator<StreamResponse, undefin
       this.#settle()?.resolve(DONE);
       this.#source?.cancel();
     }
+    this.#left = true;
     this.waiting = [];
-    this.#failure = undefined;
     return Promise.resolve(DONE);
   }
 

@@ -1,0 +1,124 @@
+import { describe, expect, it } from "vitest";
+import { CompletionRequest, EmbeddingRequest } from "../gen/cortex/llm/v1/llm.ts";
+import { BreakerState, Health } from "../gen/cortex/provider/v1/provider.ts";
+import { createProviderService } from "./provider-service.ts";
+import {
+  collect,
+  createTestWorker,
+  GOOD,
+  kinds,
+  REQUEST,
+  serveHttp,
+  startSse,
+  startTestCall,
+} from "./test-provider.ts";
+
+const call = startTestCall();
+
+describe("the provider service", () => {
+  it("hands each request to the worker that it names", async () => {
+    await using server = await serveHttp((request, response) => {
+      if (request.url === "/chat") {
+        request.resume();
+        startSse(response).end(GOOD);
+      } else response.end('["m-1"]');
+    });
+    const provider = createProviderService();
+    provider.add(createTestWorker(server.url, { name: "a", models: undefined }));
+    provider.add(createTestWorker(server.url, { name: "b" }));
+    const { service } = provider;
+
+    const streamed = await collect(service.stream({ worker: "a", completion: REQUEST }, call));
+    expect(kinds(streamed.parts)).toEqual(["served", "text", "text", "finish", "usage"]);
+    expect(streamed.parts[0]?.part?.value).toMatchObject({ worker: "a", provider: "test" });
+    expect(await service.listModels({ worker: "a" }, call)).toMatchObject({ models: [{ id: "m-1" }] });
+    expect(await service.listModels({ worker: "b" }, call)).toMatchObject({ models: [{ id: "m" }] });
+    expect(await service.checkHealth({ worker: "b" }, call)).toMatchObject({ health: Health.AVAILABLE });
+    await provider.close();
+  });
+
+  it("describes one worker, or all of them", async () => {
+    const provider = createProviderService();
+    provider.add(createTestWorker("http://127.0.0.1:1/v1/", { name: "a", limits: { concurrent: 3 } }));
+    provider.add(createTestWorker("http://127.0.0.1:1", { name: "b", priority: 5, capabilities: [] }));
+    const { workers } = await provider.service.getInfo({ worker: "" }, call);
+    expect(workers).toEqual([
+      {
+        name: "a",
+        provider: "test",
+        priority: 70,
+        baseUrl: "http://127.0.0.1:1/v1",
+        models: ["m"],
+        capabilities: ["code"],
+        health: Health.UNSPECIFIED,
+        breaker: BreakerState.CLOSED,
+        pool: { size: 4, connected: 0, free: 0, running: 0, pending: 0, queued: 0 },
+        activeRequests: 0,
+        concurrentRequestsMax: 3,
+        simulated: false,
+      },
+      expect.objectContaining({ name: "b", priority: 5, capabilities: [], baseUrl: "http://127.0.0.1:1" }),
+    ]);
+    expect((await provider.service.getInfo({ worker: "b" }, call)).workers).toHaveLength(1);
+    await provider.close();
+  });
+
+  it("names the worker that it does not have", async () => {
+    const { service } = createProviderService();
+    const error = { reason: "WORKER_NOT_FOUND", message: 'there is no worker "x" on this node' };
+    await expect(service.checkHealth({ worker: "x" }, call)).rejects.toMatchObject(error);
+    await expect(service.getInfo({ worker: "x" }, call)).rejects.toMatchObject(error);
+    await expect(service.complete({ worker: "x", completion: REQUEST }, call)).rejects.toMatchObject(error);
+    expect(() => service.stream({ worker: "x", completion: REQUEST }, call)).toThrow(expect.objectContaining(error));
+  });
+
+  it("names the field that is missing", async () => {
+    const provider = createProviderService();
+    provider.add(createTestWorker("http://127.0.0.1:1", { name: "a" }));
+    const { service } = provider;
+    const worker = "a";
+    const missing = (field: string) => ({ reason: "INVALID_REQUEST", message: `${field} is missing`, field });
+    await expect(service.checkHealth({ worker: "" }, call)).rejects.toMatchObject(missing("worker"));
+    await expect(service.complete({ worker }, call)).rejects.toMatchObject(missing("completion"));
+    const noModel = CompletionRequest.fromPartial({ ...REQUEST, model: "" });
+    await expect(service.complete({ worker, completion: noModel }, call)).rejects.toMatchObject(
+      missing("completion.model"),
+    );
+    const noMessages = CompletionRequest.fromPartial({ model: "m" });
+    expect(() => service.stream({ worker, completion: noMessages }, call)).toThrow(
+      expect.objectContaining(missing("completion.messages")),
+    );
+    await expect(service.embed({ worker }, call)).rejects.toMatchObject(missing("embedding"));
+    const noInputs = EmbeddingRequest.fromPartial({ model: "m" });
+    await expect(service.embed({ worker, embedding: noInputs }, call)).rejects.toMatchObject(
+      missing("embedding.inputs"),
+    );
+    await provider.close();
+  });
+
+  it("refuses a second worker of the same name", async () => {
+    const provider = createProviderService();
+    provider.add(createTestWorker("http://127.0.0.1:1", { name: "a" }));
+    const second = createTestWorker("http://127.0.0.1:1", { name: "a" });
+    expect(() => provider.add(second)).toThrow(expect.objectContaining({ reason: "WORKER_ALREADY_REGISTERED" }));
+    await second.close();
+    await provider.close();
+  });
+
+  it("tells what happens to its workers, and forgets those that are removed", async () => {
+    await using server = await serveHttp((_request, response) => void response.end("{}"));
+    const provider = createProviderService();
+    const changes: string[] = [];
+    const unwatch = provider.onChange(({ worker, change }) => changes.push(`${worker} ${change}`));
+    provider.add(createTestWorker(server.url, { name: "a" }));
+    await provider.service.checkHealth({ worker: "a" }, call);
+    expect(await provider.remove("a")).toBe(true);
+    expect(await provider.remove("a")).toBe(false);
+    expect(changes).toEqual(["a added", "a health", "a removed"]);
+    expect(provider.workers()).toEqual([]);
+    unwatch();
+    provider.add(createTestWorker(server.url, { name: "a" }));
+    expect(changes).toHaveLength(3);
+    await provider.close();
+  });
+});
