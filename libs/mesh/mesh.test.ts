@@ -4,7 +4,10 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { type AddressInfo, connect as connectSocket, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join as joinPath } from "node:path";
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { jetstreamManager } from "@nats-io/jetstream";
+import { Kvm } from "@nats-io/kv";
+import { connect as connectNats } from "@nats-io/transport-node";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { AttemptFinished, NodeChanged, NodeChanged_Change } from "../gen/cortex/events/v1/events.ts";
 import type { NodeLoad } from "../gen/cortex/mesh/v1/mesh.ts";
 import { WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
@@ -207,9 +210,7 @@ describe("nodes", () => {
     const a = await join("a");
     const b = await join("b");
     await until(() => ids(a).length === 2);
-    const { connect } = await import("@nats-io/transport-node");
-    const { Kvm } = await import("@nats-io/kv");
-    const connection = await connect({ servers: server.url.slice(7) });
+    const connection = await connectNats({ servers: server.url.slice(7) });
     const bucket = await new Kvm(connection).open("cortex_nodes");
     const left = new Promise<void>((resolve) => b.directory.onChange(() => ids(b).includes("a") || resolve()));
     await bucket.delete("a");
@@ -532,6 +533,205 @@ describe("when the connection falls silent without a word", () => {
     expect(fewest).toBe(2);
     await a.leave();
     proxy.close();
+  });
+});
+
+describe("when NATS is away", () => {
+  let url: string;
+  let data: string;
+  let nats: NatsServer;
+
+  beforeEach(async () => {
+    data = await mkdtemp(joinPath(folder, "outage-"));
+    nats = await startNatsServer({ bin, storeDir: data });
+    url = nats.url;
+  });
+
+  afterEach(async () => {
+    await Promise.all(members.splice(0).map((member) => member.leave()));
+    await nats.stop();
+  });
+
+  const joinHere = (id: string, more: Partial<JoinOptions> = {}): Promise<Mesh> => join(id, { natsUrl: url, ...more });
+
+  async function kill(...present: Mesh[]): Promise<void> {
+    process.kill(nats.pid, "SIGKILL");
+    await nats.exited;
+    await until(() => present.every(({ connected }) => !connected));
+  }
+
+  async function restart(...present: Mesh[]): Promise<void> {
+    nats = await startNatsServer({ bin, storeDir: data, port: Number(new URL(url).port) });
+    await until(() => present.every(({ connected }) => connected));
+  }
+
+  /** Lets time pass in which something must not happen. */
+  function passes(ms: number): Promise<void> {
+    const endMs = performance.now() + ms;
+    return until(() => performance.now() >= endMs, ms + 1_000);
+  }
+
+  /** Notes the fewest nodes and workers that were ever seen, by anybody. */
+  function watchForHoles(...present: Mesh[]): { nodes: number; workers: number; desired: number } {
+    const fewest = { nodes: 1e9, workers: 1e9, desired: 1e9 };
+    const look = (): void => {
+      for (const { directory } of present) {
+        fewest.nodes = Math.min(fewest.nodes, directory.nodesServing(ROUTER).length);
+        fewest.workers = Math.min(fewest.workers, directory.workers().length);
+        fewest.desired = Math.min(fewest.desired, directory.desiredWorkers().length);
+      }
+    };
+    for (const { directory } of present) directory.onChange(look);
+    look();
+    return fewest;
+  }
+
+  async function twoWithWorkers(): Promise<[Mesh, Mesh]> {
+    const a = await joinHere("a");
+    const b = await joinHere("b");
+    a.announceWorker(worker("wa"));
+    b.announceWorker(worker("wb"));
+    await a.directory.addDesiredWorker(specification("wd"));
+    await until(() =>
+      [a, b].every((mesh) => ids(mesh).length === 2 && workers(mesh).length === 2 && desired(mesh).length === 1),
+    );
+    return [a, b];
+  }
+
+  it.each(["keeps", "loses"])(
+    "and comes back, and %s its data, nothing is missing at any time and all goes on",
+    async (how) => {
+      const [a, b] = await twoWithWorkers();
+      const { secret } = a;
+      const fewest = watchForHoles(a, b);
+      await kill(a, b);
+      await passes(EXPIRY_MS * 2);
+      a.announceWorker(worker("wa2"));
+      if (how === "loses") await rm(data, { recursive: true });
+      await restart(a, b);
+      await until(() => workers(b).includes("a/wa2"));
+      await passes(EXPIRY_MS * 3);
+      expect(fewest).toEqual({ nodes: 2, workers: 2, desired: 1 });
+      const c = await joinHere("c");
+      expect(ids(c)).toEqual(["a", "b", "c"]);
+      expect(workers(c)).toEqual(["a/wa", "a/wa2", "b/wb"]);
+      expect(desired(c)).toEqual(["wd"]);
+      expect([a, b, c].map((mesh) => mesh.secret)).toEqual([secret, secret, secret]);
+      await until(() => ids(a).length === 3 && ids(b).length === 3);
+      await c.directory.removeDesiredWorker("wd");
+      await until(() => desired(a).length === 0 && desired(b).length === 0, 1_000);
+      await b.leave();
+      await until(() => ids(a).length === 2 && workers(a).length === 2);
+    },
+  );
+
+  it("and falls over again and again, nothing is missing", async () => {
+    const [a, b] = await twoWithWorkers();
+    const fewest = watchForHoles(a, b);
+    for (let round = 0; round < 5; round++) {
+      await kill(a, b);
+      if (round % 2 === 1) await rm(data, { recursive: true });
+      await restart(a, b);
+    }
+    await passes(EXPIRY_MS * 2);
+    expect(fewest).toEqual({ nodes: 2, workers: 2, desired: 1 });
+  });
+
+  it("a node that died meanwhile is dropped one expiry after it is back, and what was withdrawn at once", async () => {
+    const [a, b] = await twoWithWorkers();
+    await kill(a, b);
+    a.withdrawWorker("wa");
+    await b.leave();
+    await passes(EXPIRY_MS * 2);
+    expect(ids(a)).toEqual(["a", "b"]);
+    await restart(a);
+    await until(() => ids(a).length === 1 && workers(a).length === 0, EXPIRY_MS * 3);
+    expect(workers(await joinHere("c"))).toEqual([]);
+  });
+
+  it("events wait and arrive in order when it is back", async () => {
+    const [a, b] = await twoWithWorkers();
+    const got: string[] = [];
+    b.events.subscribe("test.away", AttemptFinished, ({ requestId }) => got.push(requestId));
+    await kill(a, b);
+    for (const requestId of ["1", "2", "3"]) {
+      a.events.publish("test.away", AttemptFinished, AttemptFinished.create({ requestId }), trace);
+    }
+    await restart(b);
+    // Nobody promises that b subscribes before a publishes; core NATS keeps nothing.
+    await until(() => a.connected);
+    a.events.publish("test.away", AttemptFinished, AttemptFinished.create({ requestId: "4" }), trace);
+    await until(() => got.includes("4"));
+    expect(["1,2,3,4", "4"]).toContain(got.join());
+    expect(a.events.dropped).toBe(0);
+  });
+
+  it("events are bounded by count and by bytes, the oldest are dropped and counted", async () => {
+    const [a] = await twoWithWorkers();
+    const got: string[] = [];
+    a.events.subscribe("test.bounded", AttemptFinished, ({ requestId }) => got.push(requestId));
+    await kill(a);
+    for (let index = 0; index < 10_100; index++) {
+      a.events.publish("test.bounded", AttemptFinished, AttemptFinished.create({ requestId: String(index) }), NO_TRACE);
+    }
+    expect(a.events.dropped).toBe(100);
+    await restart(a);
+    await until(() => got.length === 10_000);
+    expect(got[0]).toBe("100");
+    await kill(a);
+    const large = "x".repeat(500_000);
+    for (let index = 0; index < 20; index++) {
+      a.events.publish("test.bounded", AttemptFinished, AttemptFinished.create({ requestId: large }), NO_TRACE);
+    }
+    expect(a.events.dropped).toBe(100 + 4);
+  });
+
+  it("the workers that should run can't be changed, and the error says so at once", async () => {
+    const [a] = await twoWithWorkers();
+    await kill(a);
+    const startedMs = performance.now();
+    await expect(a.directory.addDesiredWorker(specification("x"))).rejects.toMatchObject({
+      reason: "NODE_UNREACHABLE",
+    });
+    await expect(a.directory.removeDesiredWorker("wd")).rejects.toMatchObject({ reason: "NODE_UNREACHABLE" });
+    expect(performance.now() - startedMs).toBeLessThan(100);
+  });
+
+  it("draining is told when it is back", async () => {
+    const [a, b] = await twoWithWorkers();
+    await kill(a, b);
+    await a.drain();
+    await restart(a, b);
+    await until(() => b.directory.node("a")?.draining === true);
+  });
+
+  it("a node can leave within two seconds, also while NATS hangs", async () => {
+    const [a, b] = await twoWithWorkers();
+    process.kill(nats.pid, "SIGSTOP");
+    let startedMs = performance.now();
+    await a.leave();
+    expect(performance.now() - startedMs).toBeLessThan(2_200);
+    process.kill(nats.pid, "SIGCONT");
+    await kill(b);
+    startedMs = performance.now();
+    await b.leave();
+    expect(performance.now() - startedMs).toBeLessThan(1_000);
+  });
+
+  it("its buckets are made again when somebody deletes them while it runs", async () => {
+    const [a, b] = await twoWithWorkers();
+    const fewest = watchForHoles(a, b);
+    const connection = await connectNats({ servers: url.slice("nats://".length) });
+    const manager = await jetstreamManager(connection);
+    for (const name of ["cortex_nodes", "cortex_running", "cortex_workers", "cortex_mesh"]) {
+      await manager.streams.delete(`KV_${name}`);
+    }
+    await connection.close();
+    await passes(EXPIRY_MS * 2);
+    a.announceWorker(worker("wa2"));
+    await until(() => workers(b).includes("a/wa2"));
+    expect(fewest).toEqual({ nodes: 2, workers: 2, desired: 1 });
+    expect(desired(await joinHere("c"))).toEqual(["wd"]);
   });
 });
 
