@@ -78,7 +78,6 @@ export interface DesiredWorkerStore {
 interface DirectoryOptions {
   /** This node as it is now. */
   readonly self: NodeRecord;
-  readonly heartbeatMs: number;
   readonly expiryMs: number;
   readonly store: DesiredWorkerStore;
   readonly clock: Clock;

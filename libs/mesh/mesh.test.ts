@@ -625,6 +625,19 @@ describe("when NATS is away", () => {
     },
   );
 
+  it("and comes back empty, changes are seen at once, without waiting for heartbeats", async () => {
+    const slow = { heartbeatMs: 20_000, expiryMs: 60_000 };
+    const a = await joinHere("a", slow);
+    const b = await joinHere("b", slow);
+    a.announceWorker(worker("wa"));
+    await until(() => workers(b).length === 1);
+    await kill(a, b);
+    await rm(data, { recursive: true });
+    await restart(a, b);
+    a.announceWorker(worker("wa2"));
+    await until(() => workers(b).includes("a/wa2"), 1_000);
+  });
+
   it("and falls over again and again, nothing is missing", async () => {
     const [a, b] = await twoWithWorkers();
     const fewest = watchForHoles(a, b);
@@ -716,6 +729,18 @@ describe("when NATS is away", () => {
     startedMs = performance.now();
     await b.leave();
     expect(performance.now() - startedMs).toBeLessThan(1_000);
+  });
+
+  it("a watch that has fallen silent is noticed and started again", async () => {
+    const [a, b] = await twoWithWorkers();
+    const connection = await connectNats({ servers: url.slice("nats://".length) });
+    const manager = await jetstreamManager(connection);
+    const consumers = await manager.consumers.list("KV_cortex_running").next();
+    expect(consumers).toHaveLength(2);
+    for (const { name } of consumers) await manager.consumers.delete("KV_cortex_running", name);
+    await connection.close();
+    a.announceWorker(worker("wa2"));
+    await until(() => workers(b).includes("a/wa2"), HEARTBEAT_MS * 30);
   });
 
   it("its buckets are made again when somebody deletes them while it runs", async () => {

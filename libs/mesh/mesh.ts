@@ -165,7 +165,7 @@ class Member implements Mesh {
       create: (specification: WorkerSpecification) => this.#createDesired(specification),
       remove: (name: string) => this.#removeDesired(name),
     };
-    this.directory = new MeshDirectory({ self, heartbeatMs, expiryMs, store, clock, log });
+    this.directory = new MeshDirectory({ self, expiryMs, store, clock, log });
     this.events = new MeshEvents({ connection, log });
     this.#announcer = new Announcer({ nodeId: node.id, buckets, directory: this.directory, log });
     this.#watches = {
