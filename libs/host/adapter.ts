@@ -1,7 +1,7 @@
 /** Runs the workers of one provider in a node: those that are configured, and those that are added while it runs. */
 import type { Worker, WorkerDependencies, WorkerSettings } from "../adapter/index.ts";
 import { WorkerChanged_Change as Change, WorkerChanged } from "../gen/cortex/events/v1/events.ts";
-import { ProviderServiceDefinition } from "../gen/cortex/provider/v1/provider.ts";
+import { Health, ProviderServiceDefinition } from "../gen/cortex/provider/v1/provider.ts";
 import type { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
 import { startCall } from "../rpc/index.ts";
 import { EVENT, NO_TRACE } from "../telemetry/index.ts";
@@ -11,6 +11,8 @@ import type { Host, RunningService, ServiceEntry } from "./host.ts";
 /** How often a worker is asked for its health (W8), and how long it may take to answer. */
 const HEALTH_INTERVAL_MS = 30_000;
 const HEALTH_TIMEOUT_MS = 5_000;
+/** A worker that is down is asked again after this time, doubled each time up to the usual interval. */
+const RECOVERY_MIN_MS = 500;
 /** How long a starting adapter waits for the first answers, so that a node that is ready knows its workers. */
 const FIRST_HEALTH_MS = 1_000;
 
@@ -28,7 +30,7 @@ export function adapterService(provider: string, createWorker: CreateWorker): Se
 
 async function startAdapter(host: Host, provider: string, createWorker: CreateWorker): Promise<RunningService> {
   const { mesh, workers, log } = host;
-  const checks = new Map<string, NodeJS.Timeout>();
+  const checks = new Map<string, HealthChecks>();
   /** Workers that were added at run time and run here. */
   const added = new Set<string>();
 
@@ -37,40 +39,26 @@ async function startAdapter(host: Host, provider: string, createWorker: CreateWo
     mesh.events.publish(EVENT.workerChanged, WorkerChanged, event, NO_TRACE);
   }
 
-  async function check(worker: Worker): Promise<void> {
-    const call = startCall({
-      tenant: "",
-      requestId: "health",
-      trace: NO_TRACE,
-      deadlineAtMs: Date.now() + HEALTH_TIMEOUT_MS,
-    });
-    try {
-      await worker.checkHealth(call);
-    } catch (error) {
-      log.debug({ err: error, worker: worker.name }, "a health check did not end in time");
-    } finally {
-      call.finish();
-    }
-  }
-
   function run(settings: WorkerSettings): Promise<void> {
     const worker = createWorker(settings, host);
     worker.onChange((change) => {
       mesh.announceWorker(worker.info());
       if (change === "breaker") publish(worker, Change.BREAKER);
-      if (change === "health") publish(worker, Change.HEALTH);
+      if (change === "health") {
+        publish(worker, Change.HEALTH);
+        health.changed();
+      }
     });
+    const health = new HealthChecks(worker, log);
     workers.add(worker);
     mesh.announceWorker(worker.info());
     publish(worker, Change.STARTED);
-    // Checks of many workers are spread over the interval instead of coming all at once.
-    const spread = HEALTH_INTERVAL_MS * (0.9 + 0.2 * Math.random());
-    checks.set(worker.name, setInterval(() => void check(worker), spread).unref());
-    return check(worker);
+    checks.set(worker.name, health);
+    return health.check();
   }
 
   async function end(name: string): Promise<void> {
-    clearInterval(checks.get(name));
+    checks.get(name)?.stop();
     checks.delete(name);
     const worker = workers.workers().find((known) => known.name === name);
     mesh.withdrawWorker(name);
@@ -119,6 +107,61 @@ async function startAdapter(host: Host, provider: string, createWorker: CreateWo
       await Promise.all([...checks.keys()].map(end));
     },
   };
+}
+
+/** Asks a worker for its health every so often, and soon again while it is down. */
+class HealthChecks {
+  readonly #worker: Worker;
+  readonly #log: Host["log"];
+  #timer: NodeJS.Timeout | undefined;
+  #recoveryMs = RECOVERY_MIN_MS;
+  #down = false;
+  #stopped = false;
+
+  constructor(worker: Worker, log: Host["log"]) {
+    this.#worker = worker;
+    this.#log = log;
+  }
+
+  /** Asks now, and from then on. */
+  async check(): Promise<void> {
+    const deadlineAtMs = Date.now() + HEALTH_TIMEOUT_MS;
+    const call = startCall({ tenant: "", requestId: "health", trace: NO_TRACE, deadlineAtMs });
+    try {
+      await this.#worker.checkHealth(call);
+    } catch (error) {
+      this.#log.debug({ err: error, worker: this.#worker.name }, "a health check did not end in time");
+    } finally {
+      call.finish();
+    }
+    this.#down = this.#worker.info().health === Health.UNAVAILABLE;
+    if (!this.#down) this.#recoveryMs = RECOVERY_MIN_MS;
+    this.#schedule();
+  }
+
+  /** Something else has shown how the worker is: one that has just gone down is asked soon. */
+  changed(): void {
+    const wasDown = this.#down;
+    this.#down = this.#worker.info().health === Health.UNAVAILABLE;
+    if (this.#down && !wasDown) this.#schedule();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+  }
+
+  #schedule(): void {
+    clearTimeout(this.#timer);
+    if (this.#stopped) return;
+    let delayMs = HEALTH_INTERVAL_MS;
+    if (this.#down) {
+      delayMs = Math.min(this.#recoveryMs, HEALTH_INTERVAL_MS);
+      this.#recoveryMs *= 2;
+    }
+    // Spread, so that many workers, and many nodes, do not ask at the same moment.
+    this.#timer = setTimeout(() => void this.check(), delayMs * (0.9 + 0.2 * Math.random())).unref();
+  }
 }
 
 function fromSpecification(specification: WorkerSpecification): WorkerSettings {

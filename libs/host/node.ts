@@ -60,9 +60,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   try {
     const authenticate = createAuthenticator(configuration.clients);
     let meshSecret: () => string | undefined = () => undefined;
-    const interfaces = [
-      ...new Set(services.flatMap((service) => service.interfaces.map(({ fullName }) => fullName))),
-    ];
+    const interfaces = [...new Set(services.flatMap((service) => service.interfaces.map(({ fullName }) => fullName)))];
     const grpc = createGrpcServer({
       tracer,
       log,
