@@ -13,7 +13,10 @@ const WAIT_MS_MAX = 7 * 24 * 3600 * 1000;
 export function fromError(status: number, headers: Headers, body: string): RpcError {
   const message = fromErrorText(body);
   const failure = toFailure(status, message);
-  return toRpcError(failure, message === "" ? `the provider answered ${status}` : message, toWaitMs(status, headers));
+  // "404 page not found" alone would not say who has not found what.
+  const alone = message !== "" && failure.reason !== "PROVIDER_INVALID_ANSWER";
+  const said = alone ? message : `the provider answered ${status}${message === "" ? "" : `: ${message}`}`;
+  return toRpcError(failure, said, toWaitMs(status, headers));
 }
 
 /** The error in a line of a stream, or in a 200: `{"error":"…"}`. Undefined when `value` is none. */

@@ -19,15 +19,15 @@ import { RpcError } from "../../libs/rpc/index.ts";
 
 /** The request for `POST /api/chat`. */
 export function toChatRequest(request: CompletionRequest, model: string, stream: boolean): ProviderRequest {
-  const warnings = toWarnings(request);
   refuse(request);
-  const toolsWanted = request.toolChoice?.mode !== ToolChoice_Mode.NONE;
+  // Without tools none can be called: that is what Ollama has for tool_choice none.
+  const tools = request.toolChoice?.mode === ToolChoice_Mode.NONE ? [] : request.tools;
+  const warnings = toWarnings(request, tools);
   const options = toOptions(request.sampling, request.maxOutputTokens);
   const body = jsonText({
     model: JSON.stringify(model),
     messages: toMessages(request.messages, warnings),
-    // Without tools none can be called: that is what Ollama has for tool_choice none.
-    tools: request.tools.length > 0 && toolsWanted ? `[${request.tools.map(toTool).join(",")}]` : undefined,
+    tools: tools.length > 0 ? `[${tools.map(toTool).join(",")}]` : undefined,
     // Streaming is what Ollama does when nothing is said.
     stream: JSON.stringify(stream),
     format: toFormat(request.responseFormat),
@@ -71,18 +71,18 @@ function refused(field: string, message: string): RpcError {
 }
 
 /** What changes the answer's quality or bookkeeping, but not what it is. */
-function toWarnings(request: CompletionRequest): Warning[] {
+function toWarnings(request: CompletionRequest, tools: readonly Tool[]): Warning[] {
   const warnings = Object.keys(request.extraJson).map((name) => unsupported(name));
   if (Object.keys(request.sampling?.logitBias ?? {}).length > 0) warnings.push(unsupported("logit_bias"));
   if (request.user !== "") warnings.push(unsupported("user"));
-  if (request.parallelToolCalls === false && request.tools.length > 0) {
+  if (request.parallelToolCalls === false && tools.length > 0) {
     warnings.push(unsupported("parallel_tool_calls", "Ollama can't be kept from calling several tools at once"));
   }
   if (request.reasoning?.budgetTokens !== undefined) warnings.push(unsupported("reasoning.budget_tokens"));
   if (request.reasoning?.effort === ReasoningOptions_Effort.MINIMAL) {
     warnings.push(unsupported("reasoning_effort", "Ollama has no effort minimal; low was asked for"));
   }
-  for (const [index, tool] of request.tools.entries()) {
+  for (const [index, tool] of tools.entries()) {
     const parameter = `tools[${index}].function.strict`;
     if (tool.strict) warnings.push(unsupported(parameter, "Ollama does not hold arguments to the schema"));
   }

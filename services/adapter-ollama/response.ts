@@ -184,15 +184,22 @@ function fromUsage(answer: Json): Usage | undefined {
 }
 
 function fromLogprobs(logprobs: unknown): TokenLogprob[] {
-  return Array.isArray(logprobs) ? logprobs.flatMap(fromTokenLogprob) : [];
+  if (!Array.isArray(logprobs)) return [];
+  return logprobs.filter(isJson).map((token) => {
+    const top = Array.isArray(token["top_logprobs"]) ? token["top_logprobs"].filter(isJson) : [];
+    return { ...fromTokenLogprob(token), top: top.map(fromTokenLogprob) };
+  });
 }
 
-function fromTokenLogprob(token: unknown): TokenLogprob[] {
-  if (!isJson(token) || typeof token["logprob"] !== "number") return [];
-  const bytes = Array.isArray(token["bytes"]) ? Buffer.from(token["bytes"]) : Buffer.alloc(0);
-  return [
-    { token: textOf(token["token"]), logprob: token["logprob"], bytes, top: fromLogprobs(token["top_logprobs"]) },
-  ];
+function fromTokenLogprob(token: Json): TokenLogprob {
+  const { logprob, bytes } = token;
+  return {
+    token: textOf(token["token"]),
+    // JSON has no infinity; OpenAI's stand-in for it is -9999.
+    logprob: typeof logprob === "number" ? logprob : -9999,
+    bytes: Array.isArray(bytes) ? Buffer.from(bytes) : Buffer.alloc(0),
+    top: [],
+  };
 }
 
 /** The answer of `POST /api/embed`: https://docs.ollama.com/api/embed */

@@ -52,7 +52,7 @@ function isFlatError(value: Readonly<Record<string, unknown>>): boolean {
 function toRpcError(status: number, headers: Headers, found: ProviderError): RpcError {
   const error = { ...found, message: found.message.slice(0, READ_CHARS_MAX) };
   const reason = toReason(status, error);
-  const message = toMessage(status, error, reason === "PROVIDER_REFUSED_KEY");
+  const message = toMessage(status, error, reason);
   const field = error.param === "" ? undefined : error.param.replaceAll(".[", "[").slice(0, FIELD_CHARS_MAX);
   return new RpcError(reason, message, { field, retryAfterMs: toWaitMs(status, headers, error, reason) });
 }
@@ -196,9 +196,8 @@ function toLimitReason(status: number, kind: string, message: string): Reason {
   // Mistral says so with 429: {"type":"service_tier_capacity_exceeded","code":"3505"}
   if (OVERLOADED.test(kind) || /\b3505\b/.test(kind)) return "PROVIDER_OVERLOADED";
   const [, limit, requested] = /limit:? (\d+),.*requested:? (\d+)/i.exec(message) ?? [];
-  const used = /used:? \d+/i.test(message);
   // "Limit 30000, Requested 250011": no wait makes it fit. Groq sends the same with 413.
-  const neverFits = limit !== undefined && !used && Number(requested) > Number(limit);
+  const neverFits = limit !== undefined && Number(requested) > Number(limit);
   if (status === 413 || neverFits || /^request too large/i.test(message)) return "PROVIDER_REQUEST_TOO_LARGE";
   return "PROVIDER_RATE_LIMITED";
 }
@@ -232,10 +231,12 @@ function toRequestReason(status: number, kind: string, error: ProviderError): Re
 // ---------------------------------------------------------------------------------------------------------------------
 // What may be said
 
-function toMessage(status: number, error: ProviderError, aboutKey: boolean): string {
+function toMessage(status: number, error: ProviderError, reason: Reason): string {
   const said = error.message.replace(/\s+/g, " ").trim();
   if (said === "") return `the provider answered ${status}${error.code === "" ? "" : ` (${error.code})`}`;
-  const clean = withoutSecrets(said, aboutKey);
+  const safe = withoutSecrets(said, reason === "PROVIDER_REFUSED_KEY");
+  // "Not Found" alone would not say who has not found what.
+  const clean = reason === "PROVIDER_INVALID_ANSWER" ? `the provider answered ${status}: ${safe}` : safe;
   return clean.length > MESSAGE_CHARS_MAX ? `${clean.slice(0, MESSAGE_CHARS_MAX).toWellFormed()}…` : clean;
 }
 

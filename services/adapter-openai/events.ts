@@ -123,7 +123,10 @@ export class OpenAiEventReader implements EventReader {
     const before = parts.length;
     this.#readText(choice, delta, fromLogprobs(raw["logprobs"]), parts);
     this.#readCalls(choice, delta, parts);
-    if (choice.finished && parts.length > before) throw notUnderstood("more of a choice that had ended");
+    if (choice.finished && parts.length > before) {
+      parts.length = before;
+      throw notUnderstood("more of a choice that had ended");
+    }
     this.#readFinish(choice, raw["finish_reason"], parts);
   }
 

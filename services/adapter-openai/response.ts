@@ -60,9 +60,9 @@ export function fromChatAnswer(body: unknown, context: AttemptContext): Completi
 }
 
 /** Who answered, as far as the provider says so. */
-export function fromServed(body: Json, context: AttemptContext): Served {
+export function fromServed(body: Json, context: AttemptContext, idPrefix = "chatcmpl-"): Served {
   return {
-    id: textOf(body["id"]) || context.mintId("chatcmpl-"),
+    id: textOf(body["id"]) || context.mintId(idPrefix),
     model: textOf(body["model"]) || context.model,
     worker: context.worker,
     provider: PROVIDER,
@@ -147,12 +147,18 @@ export function fromContent(content: unknown): { readonly text: string; readonly
   let text = "";
   let reasoning = "";
   for (const part of content) {
-    if (typeof part === "string") text += part;
-    if (!isJson(part)) continue;
-    if (part["type"] === "thinking") reasoning += fromContent(part["thinking"]).text;
-    else text += textOf(part["text"]);
+    if (isJson(part) && part["type"] === "thinking") {
+      const thinking = part["thinking"];
+      reasoning += Array.isArray(thinking) ? thinking.map(partText).join("") : textOf(thinking);
+    } else {
+      text += partText(part);
+    }
   }
   return { text, reasoning };
+}
+
+function partText(part: unknown): string {
+  return isJson(part) ? textOf(part["text"]) : textOf(part);
 }
 
 /**
@@ -194,14 +200,22 @@ export function fromFinishReason(reason: unknown, seen: { readonly toolCalls: bo
 export function fromLogprobs(logprobs: unknown): TokenLogprob[] {
   if (!isJson(logprobs)) return [];
   const tokens = [logprobs["content"], logprobs["refusal"]].find((list) => Array.isArray(list) && list.length > 0);
-  return Array.isArray(tokens) ? tokens.flatMap(fromTokenLogprob) : [];
+  if (!Array.isArray(tokens)) return [];
+  return tokens.filter(isJson).map((token) => {
+    const top = Array.isArray(token["top_logprobs"]) ? token["top_logprobs"].filter(isJson) : [];
+    return { ...fromTokenLogprob(token), top: top.map(fromTokenLogprob) };
+  });
 }
 
-function fromTokenLogprob(token: unknown): TokenLogprob[] {
-  if (!isJson(token) || typeof token["logprob"] !== "number") return [];
-  const bytes = Array.isArray(token["bytes"]) ? Buffer.from(token["bytes"]) : Buffer.alloc(0);
-  const top = Array.isArray(token["top_logprobs"]) ? token["top_logprobs"].flatMap(fromTokenLogprob) : [];
-  return [{ token: textOf(token["token"]), logprob: token["logprob"], bytes, top }];
+function fromTokenLogprob(token: Json): TokenLogprob {
+  const { logprob, bytes } = token;
+  return {
+    token: textOf(token["token"]),
+    // JSON has no infinity; OpenAI's stand-in for it is -9999.
+    logprob: typeof logprob === "number" ? logprob : -9999,
+    bytes: Array.isArray(bytes) ? Buffer.from(bytes) : Buffer.alloc(0),
+    top: [],
+  };
 }
 
 /** The usage in an answer or a chunk; Groq has it in x_groq as well, and at times only there. */
@@ -246,8 +260,7 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
   if (embeddings.length !== body["data"].length || embeddings.includes(undefined as never)) {
     throw notUnderstood("an embedding is missing");
   }
-  const served = { ...fromServed(body, context), id: textOf(body["id"]) || context.mintId("embd-") };
-  return { served, embeddings, usage: fromUsage(body["usage"]), warnings: [] };
+  return { served: fromServed(body, context, "embd-"), embeddings, usage: fromUsage(body["usage"]), warnings: [] };
 }
 
 /** Numbers, or little-endian 32-bit floats in base64 from a server that prefers those. */
