@@ -4,7 +4,7 @@ import type { AttemptContext } from "../../libs/adapter/index.ts";
 import { testDialect } from "../../libs/adapter/testing/index.ts";
 import { CompletionRequest, type DeepPartial, Role } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { RpcError } from "../../libs/rpc/index.ts";
-import { createOpenAiDialect, openai } from "./dialect.ts";
+import { createOpenAiDialect, openAiDialectFor, openai } from "./dialect.ts";
 
 testDialect(openai, { folder: join(import.meta.dirname, "fixtures"), model: "gpt-4o-mini" });
 
@@ -37,7 +37,10 @@ describe("what differs between OpenAI and the servers that speak like it", () =>
       expect([body.max_tokens, body.max_completion_tokens]).toEqual([7, undefined]);
     }
     expect(send(limited, "a-name-of-tomorrow", atOpenAi).body).toMatchObject({ max_completion_tokens: 7 });
-    expect(send(limited, "gpt-4o", createOpenAiDialect({ maxTokensField: "max_tokens" })).body.max_tokens).toBe(7);
+    const told = openAiDialectFor({ baseUrl: "http://localhost:8000/v1", options: { maxTokensField: "max_tokens" } });
+    expect(send(limited, "gpt-4o", told).body).toMatchObject({ max_tokens: 7 });
+    expect(send(limited, "a-name-of-tomorrow", openAiDialectFor({})).body).toMatchObject({ max_completion_tokens: 7 });
+    expect(() => openAiDialectFor({ options: { maxTokensField: "tokens" } })).toThrow("options.maxTokensField");
   });
 
   it("sends top_k and long lists of stop sequences only where they are known", () => {

@@ -1,5 +1,6 @@
 /** The OpenAI dialect, for OpenAI and for every server that speaks like it: vLLM, llama.cpp, Mistral, OpenRouter, … */
-import type { Dialect, DialectDefaults } from "../../libs/adapter/index.ts";
+import type { Dialect, DialectDefaults, WorkerSettings } from "../../libs/adapter/index.ts";
+import { RpcError } from "../../libs/rpc/index.ts";
 import { fromError } from "./errors.ts";
 import { OpenAiEventReader } from "./events.ts";
 import { type RequestStyle, toChatRequest, toEmbeddingRequest } from "./request.ts";
@@ -61,7 +62,22 @@ export function createOpenAiDialect(options: OpenAiOptions = {}): Dialect {
   };
 }
 
-/** The dialect for workers whose base URL is not known where it is made. */
+/** The dialect for one worker: what its base URL and its option `maxTokensField` say. Throws INVALID_REQUEST. */
+export function openAiDialectFor(settings: Pick<WorkerSettings, "baseUrl" | "options">): Dialect {
+  const maxTokensField = settings.options?.["maxTokensField"];
+  switch (maxTokensField) {
+    case undefined:
+    case "max_tokens":
+    case "max_completion_tokens":
+      return createOpenAiDialect({ baseUrl: settings.baseUrl ?? defaults.baseUrl, maxTokensField });
+    default: {
+      const field = "options.maxTokensField";
+      throw new RpcError("INVALID_REQUEST", `${field}: must be max_tokens or max_completion_tokens`, { field });
+    }
+  }
+}
+
+/** The dialect where no worker's settings are known: the model's name alone decides what differs. */
 export const openai: Dialect = createOpenAiDialect();
 
 function isOpenAiUrl(baseUrl: string): boolean {

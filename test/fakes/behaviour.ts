@@ -38,7 +38,10 @@ export type Point = "request" | "headers" | number;
 /** All of it is optional: what is left out is as with a provider that works. */
 export interface Behaviour {
   readonly fault?: Fault;
-  /** The beginning when absent. An answer that is not streamed counts as one token, sent in two halves. */
+  /**
+   * The beginning when absent. More tokens than there are mean after the last one. An answer that is not streamed counts as
+   * one token, which is half of it.
+   */
   readonly at?: Point;
   /** Answers with this HTTP status instead, with a body as the provider words it or the one given. */
   readonly status?: number;

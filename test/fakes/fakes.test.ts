@@ -223,8 +223,12 @@ describe("what goes wrong", () => {
     expect(await ask("garbage")).toMatchObject({ status: 0, failed: true });
     expect((await ask("contentType:text/plain")).type).toBe("text/plain");
     const body = { model: "gpt-4o@end:1", messages: hello };
-    const half = await post(simulator, "/chat/completions", body);
-    expect(() => JSON.parse(half.text)).toThrow();
+    for (const at of [1, 9]) {
+      const half = await post(simulator, "/chat/completions", { ...body, model: `gpt-4o@end:${at}` });
+      expect(() => JSON.parse(half.text)).toThrow();
+    }
+    const whole = await post(simulator, "/chat/completions", { ...body, model: "gpt-4o@crlf" });
+    expect(JSON.parse(whole.text)).toMatchObject({ object: "chat.completion" });
     expect((await post(simulator, "/chat/completions", { ...body, model: "gpt-4o@error:headers" })).text).toContain(
       '"error"',
     );

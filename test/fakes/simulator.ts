@@ -288,6 +288,10 @@ async function readBody(incoming: IncomingMessage): Promise<unknown> {
   }
 }
 
+function lineEnds(text: string, behaviour: Behaviour): string {
+  return behaviour.crlf ? text.replaceAll("\n", "\r\n") : text;
+}
+
 /** Plays one reply. */
 class Performance {
   /** The behaviour ended it, not the client. */
@@ -311,7 +315,9 @@ class Performance {
   }
 
   async play(reply: Reply, behaviour: Behaviour, request: SimulatedRequest): Promise<void> {
-    const at = behaviour.at ?? "request";
+    // After the last token at the latest: a fault that is asked for comes.
+    const at =
+      typeof behaviour.at === "number" ? Math.min(behaviour.at, reply.tokens.length) : (behaviour.at ?? "request");
     const faultAt = (point: string | number) => (at === point ? behaviour.fault : undefined);
     if (await this.#break(faultAt("request"), reply, behaviour)) return;
     await this.#pause(behaviour.headersMs);
@@ -335,7 +341,8 @@ class Performance {
     const whole = reply.head.length === 0 && behaviour.fault === undefined && reply.tail.length <= 1;
     // As real servers do: a length for what is known in full, chunks for a stream.
     if (whole && !/event-stream|ndjson/.test(reply.headers["content-type"] ?? "")) {
-      headers["content-length"] = String(Buffer.byteLength([...reply.tokens, ...reply.tail].join("")));
+      const text = [...reply.tokens, ...reply.tail].join("");
+      headers["content-length"] = String(Buffer.byteLength(lineEnds(text, behaviour)));
     }
     this.#response.writeHead(reply.status, headers);
     this.#response.flushHeaders();
@@ -385,7 +392,7 @@ class Performance {
   }
 
   async #write(piece: string, behaviour: Behaviour): Promise<void> {
-    const text = behaviour.crlf ? piece.replaceAll("\n", "\r\n") : piece;
+    const text = lineEnds(piece, behaviour);
     if (behaviour.byteMs === undefined) {
       await this.#send(text);
       return;
