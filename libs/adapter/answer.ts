@@ -196,11 +196,24 @@ export class StreamAnswer extends Answer implements PartSource {
   #contentBegan = false;
   #complete = false;
 
-  constructor(attempt: Attempt, dialect: Dialect, stream: PartStream, warnings: readonly Warning[]) {
+  constructor(
+    attempt: Attempt,
+    dialect: Dialect,
+    {
+      stream,
+      reader,
+      warnings,
+    }: {
+      readonly stream: PartStream;
+      readonly reader: EventReader;
+      /** What the request could not have. */
+      readonly warnings: readonly Warning[];
+    },
+  ) {
     super(attempt, dialect);
     this.#stream = stream;
+    this.#reader = reader;
     this.#warnings = warnings;
-    this.#reader = dialect.chatEvents(attempt.options.context);
   }
 
   pause(): void {

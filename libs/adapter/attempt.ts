@@ -4,7 +4,7 @@
  */
 import type { FinishReason, Served, Usage } from "../gen/cortex/llm/v1/llm.ts";
 import { FinishReason as FINISH_REASON } from "../gen/cortex/llm/v1/llm.ts";
-import { CATALOGUE, type Call, type Reason, type RpcError } from "../rpc/index.ts";
+import { CATALOGUE, type Call, type Reason, RpcError } from "../rpc/index.ts";
 import {
   ATTRIBUTE,
   type Attributes,
@@ -97,15 +97,23 @@ export class Attempt {
 
   /** Sends the request; from now on the call's end ends the exchange. */
   send(request: ProviderRequest, accept: string, receiver: Receiver): void {
-    const { dialect, keys, pool } = this.#host;
-    const key = keys.take();
-    const headers: Record<string, string> = { "user-agent": "cortex", accept };
-    if (request.body !== undefined) headers["content-type"] = "application/json";
-    Object.assign(headers, request.headers, key === undefined ? undefined : dialect.authorization(key));
+    let headers: Readonly<Record<string, string>>;
+    try {
+      headers = this.#headers(request, accept);
+    } catch (thrown) {
+      throw this.end(RpcError.from(thrown));
+    }
     const { method, path, body } = request;
-    this.#exchange = pool.send({ method, path, headers, body }, receiver, this.options.timeouts);
+    this.#exchange = this.#host.pool.send({ method, path, headers, body }, receiver, this.options.timeouts);
     // It may have failed at once.
     if (!this.#ended) this.options.call.signal.addEventListener("abort", this.#onAbort, { once: true });
+  }
+
+  #headers(request: ProviderRequest, accept: string): Readonly<Record<string, string>> {
+    const key = this.#host.keys.take();
+    const authorization = key === undefined ? undefined : this.#host.dialect.authorization(key);
+    const content = request.body === undefined ? undefined : { "content-type": "application/json" };
+    return { "user-agent": "cortex", accept, ...content, ...request.headers, ...authorization };
   }
 
   headCame(status: number): void {

@@ -139,6 +139,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
   #controller: Dispatcher.DispatchController | undefined;
   #begun = false;
   #ended = false;
+  #released = false;
   #paused = false;
 
   constructor(pool: ConnectionPool, request: HttpRequest, receiver: Receiver, timeouts: Timeouts) {
@@ -225,18 +226,25 @@ export class Exchange implements Dispatcher.DispatchHandler {
   }
 
   onResponseEnd(): void {
-    this.#pool.give();
+    this.#release();
     if (this.#ended) return;
     this.#end();
     this.#receiver.onEnd();
   }
 
   onResponseError(_controller: Dispatcher.DispatchController | null, error: Error): void {
-    this.#pool.give();
+    this.#release();
     if (this.#ended) return;
     this.#end();
     const { authority, options } = this.#pool;
     this.#receiver.onError(fromConnectionError(error, { worker: options.worker, authority, begun: this.#begun }));
+  }
+
+  /** undici has done with it, so the connection is free or gone. */
+  #release(): void {
+    if (this.#released) return;
+    this.#released = true;
+    this.#pool.give();
   }
 
   #end(): void {

@@ -48,13 +48,14 @@ export interface ProviderEvent {
 /** Reads one stream. */
 export interface EventReader {
   /**
-   * Appends what the event means to `parts`. Throws an RpcError for an error inside the stream and
-   * PROVIDER_INVALID_ANSWER for an event that can't be understood.
+   * Appends what the event means to `parts`; they may be handed out at once, so change none of them later. Throws an
+   * RpcError for an error inside the stream and PROVIDER_INVALID_ANSWER for an event that can't be understood.
    */
   read(event: ProviderEvent, parts: Part[]): void;
   /**
    * The stream has ended. True when the provider had said all of it (every choice has its finish reason, and the
-   * terminator came where the provider always sends one): anything else is a cut, whatever the socket says.
+   * terminator came where the provider always sends one): anything else is a cut, whatever the socket says. It changes
+   * nothing: once a finish part has come it is also asked between events, so that a connection left open holds up nobody.
    */
   complete(): boolean;
 }

@@ -1,3 +1,4 @@
+import { getEventListeners } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { describe, expect, it } from "vitest";
 import { Health, type StreamResponse } from "../gen/cortex/provider/v1/provider.ts";
@@ -127,6 +128,17 @@ describe("a time-out", () => {
 });
 
 describe("a call that is given up", () => {
+  it("keeps nothing of an attempt that has ended", async () => {
+    await using server = await serveHttp((request, response) => {
+      request.resume();
+      startSse(response).end(GOOD);
+    });
+    await using worker = createTestWorker(server.url);
+    const call = startTestCall();
+    for (let count = 0; count < 3; count += 1) await collect(worker.stream(REQUEST, call));
+    expect(getEventListeners(call.signal, "abort")).toEqual([]);
+  });
+
   it("sends nothing when that was before it began", async () => {
     await using worker = createTestWorker("http://127.0.0.1:1");
     const call = startTestCall();
@@ -354,13 +366,13 @@ describe("a slow consumer", () => {
       }
       response.end(wire("sse", { finish: true }, "[DONE]"));
     });
-    await using worker = createTestWorker(server.url, { timeouts: { stallMs: 200 } });
+    await using worker = createTestWorker(server.url, { timeouts: { stallMs: 1_000 } });
     const stream = iterate(worker.stream(REQUEST, startTestCall()));
     await stream.next();
 
     // Longer than the stall time-out, which must not count while it is us who do not read.
     let before = -1;
-    for (let quiet = 0; quiet < 4; ) {
+    for (let quiet = 0; quiet < 15; ) {
       await new Promise((resolve) => setTimeout(resolve, 100));
       quiet = before === written ? quiet + 1 : 0;
       before = written;
@@ -394,7 +406,7 @@ describe("a slow consumer", () => {
       response.on("drain", write);
       write();
     });
-    await using worker = createTestWorker(server.url, { timeouts: { totalMs: 300 }, breaker: { failures: 1 } });
+    await using worker = createTestWorker(server.url, { timeouts: { totalMs: 1_500 }, breaker: { failures: 1 } });
     const stream = iterate(worker.stream(REQUEST, startTestCall()));
     await stream.next();
     await until(() => worker.info().activeRequests === 0);

@@ -465,6 +465,32 @@ describe("the log of a worker", () => {
   });
 });
 
+describe("a defect elsewhere", () => {
+  it("in a dialect leaves no attempt running", async () => {
+    const broken = (): never => {
+      throw new TypeError("canary");
+    };
+    for (const defect of [{ chatRequest: broken }, { chatEvents: broken }, { authorization: broken }]) {
+      const dialect = createTestDialect("sse", defect);
+      await using worker = createTestWorker("http://127.0.0.1:1", { keys: ["k"] }, { dialect });
+      const { error } = await collect(worker.stream(REQUEST, startTestCall()));
+      expect(error).toMatchObject({ reason: "INTERNAL", message: "internal error" });
+      expect(worker.info().activeRequests).toBe(0);
+      expect(worker.lines.join()).not.toContain("canary");
+    }
+  });
+
+  it("in a listener to changes harms no request", async () => {
+    await using server = await serveSwitchable();
+    await using worker = createTestWorker(server.url);
+    worker.onChange(() => {
+      throw new TypeError("canary");
+    });
+    expect(await reasonOf(worker)).toBeUndefined();
+    expect(worker.lines.map((line) => JSON.parse(line))).toContainEqual(expect.objectContaining({ level: 50 }));
+  });
+});
+
 describe("closing a worker", () => {
   it("waits for what runs, takes nothing new, and leaves no connection", async () => {
     await using server = await serveHttp((request, response) => {

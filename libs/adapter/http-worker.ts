@@ -138,8 +138,9 @@ class HttpWorker implements Worker, AttemptHost {
     return new PartStream((stream) => {
       const context = this.#context(request.model);
       const translated = this.#translate(() => this.dialect.chatRequest(request, true, context));
+      const reader = this.dialect.chatEvents(context);
       const attempt = new Attempt(this, chatOptions(request, call, context, true));
-      const answer = new StreamAnswer(attempt, this.dialect, stream, translated.warnings ?? []);
+      const answer = new StreamAnswer(attempt, this.dialect, { stream, reader, warnings: translated.warnings ?? [] });
       const accept = this.dialect.framing === "sse" ? "text/event-stream" : "application/x-ndjson";
       attempt.send(this.#prefixed(translated), accept, answer);
       return answer;
@@ -361,7 +362,14 @@ class HttpWorker implements Worker, AttemptHost {
   }
 
   #notify(change: WorkerChange): void {
-    for (const listener of this.#listeners) listener(change);
+    for (const listener of this.#listeners) {
+      try {
+        listener(change);
+      } catch (thrown) {
+        // It is called from within an attempt, which must not suffer for it.
+        this.log.error({ change, ...causeFields(thrown) }, "a listener to changes of the worker failed");
+      }
+    }
   }
 }
 

@@ -33,6 +33,7 @@ export class TimeLimit {
   #phaseMs = 0;
   #sinceMs = 0;
   #timer: NodeJS.Timeout | undefined;
+  #verdict: NodeJS.Immediate | undefined;
   #firesAtMs = Number.POSITIVE_INFINITY;
   #held = false;
 
@@ -67,7 +68,8 @@ export class TimeLimit {
 
   clear(): void {
     clearTimeout(this.#timer);
-    this.#timer = undefined;
+    clearImmediate(this.#verdict);
+    // No phase is entered after the end.
     this.#firesAtMs = Number.NEGATIVE_INFINITY;
   }
 
@@ -83,10 +85,21 @@ export class TimeLimit {
   }
 
   readonly #fire = (): void => {
-    const nowMs = performance.now();
     this.#firesAtMs = Number.POSITIVE_INFINITY;
-    if (nowMs >= this.#startedAtMs + this.#totalMs) this.#onPassed("total", this.#totalMs);
-    else if (!this.#held && nowMs >= this.#sinceMs + this.#phaseMs) this.#onPassed(this.#phase, this.#phaseMs);
-    else this.#arm(nowMs);
+    // After a pause of the whole process the timers run first; what has arrived meanwhile is read before it is judged.
+    if (this.#passed() === undefined) this.#arm(performance.now());
+    else this.#verdict = setImmediate(this.#judge);
   };
+
+  readonly #judge = (): void => {
+    const passed = this.#passed();
+    if (passed === undefined) this.#arm(performance.now());
+    else this.#onPassed(passed, passed === "total" ? this.#totalMs : this.#phaseMs);
+  };
+
+  #passed(): Limit | undefined {
+    const nowMs = performance.now();
+    if (nowMs >= this.#startedAtMs + this.#totalMs) return "total";
+    return !this.#held && nowMs >= this.#sinceMs + this.#phaseMs ? this.#phase : undefined;
+  }
 }
