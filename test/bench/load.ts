@@ -11,6 +11,8 @@ import { countCpu, type Process, residentBytes } from "./usage.ts";
 
 /** Work that a process does shortly after its last answer belongs to the calls counted. */
 const SETTLE_MS = 60;
+/** After the last stream has started: what had to wait meanwhile is caught up before tokens are counted. */
+const STEADY_AFTER_MS = 300;
 const CALL_TOKENS = 20;
 /** A job gives up after so many failures: the run is invalid by then. */
 const MAX_FAILURES = 20;
@@ -33,7 +35,7 @@ export type TokensJob = Measured & {
 };
 export type MemoryJob = Measured & {
   kind: "memory";
-  /** Open before the first look, so that what the first streams cost once is left out. */
+  /** Open before the first look: opening them also clears away what earlier work has left in the heap. */
   base: number;
   streams: number;
   upstreamPort: number;
@@ -120,7 +122,7 @@ async function runTokens(job: TokensJob): Promise<Outcome<TokensResult>> {
   let tokens = 0;
   let reads = 0;
   // A stream that starts first must still run when the window closes.
-  const tokensEach = Math.ceil((job.rampMs + job.windowMs + 4 * SETTLE_MS) / job.everyMs);
+  const tokensEach = Math.ceil((job.rampMs + STEADY_AFTER_MS + job.windowMs + 2 * SETTLE_MS) / job.everyMs);
   const stream = async (): Promise<void> => {
     await sleep(Math.random() * job.rampMs);
     if (failures.tooMany) return;
@@ -133,7 +135,7 @@ async function runTokens(job: TokensJob): Promise<Outcome<TokensResult>> {
     });
   };
   const streams = Array.from({ length: job.streams }, () => failures.guard(stream));
-  await sleep(job.rampMs + SETTLE_MS);
+  await sleep(job.rampMs + STEADY_AFTER_MS);
   const before = { tokens, reads, at: performance.now() };
   const cpuSince = countCpu(job.processes);
   await sleep(job.windowMs);

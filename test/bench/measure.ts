@@ -7,8 +7,8 @@ import { type Process, processTree } from "./usage.ts";
 
 export type Plan = {
   rounds: number;
-  /** Warms up in blocks until one is no cheaper than the one before: V8 takes tens of thousands of calls. */
-  warmUp: { forMs: number; callBlocks: number; tokenBlocks: number };
+  /** So many calls, but not for longer than that: V8 goes on improving its code for thousands of them. */
+  warmUp: { calls: number; callsMs: number; tokensMs: number };
   calls: { concurrency: number; forMs: number };
   /** One caller alone: what a call takes when nothing waits for anything. */
   alone: { forMs: number };
@@ -19,23 +19,22 @@ export type Plan = {
 
 export const FULL: Plan = {
   rounds: 5,
-  warmUp: { forMs: 1_500, callBlocks: 6, tokenBlocks: 3 },
+  warmUp: { calls: 15_000, callsMs: 14_000, tokensMs: 3_000 },
   calls: { concurrency: 16, forMs: 1_200 },
   alone: { forMs: 400 },
   tokens: { streams: 200, everyMs: 50, rampMs: 500, windowMs: 2_500 },
-  memory: { base: 200, streams: 2_000 },
+  memory: { base: 1_000, streams: 2_000 },
 };
 
 export const QUICK: Plan = {
   rounds: 2,
-  warmUp: { forMs: 800, callBlocks: 5, tokenBlocks: 1 },
+  warmUp: { calls: 6_000, callsMs: 2_400, tokensMs: 600 },
   calls: { concurrency: 16, forMs: 600 },
   alone: { forMs: 200 },
-  tokens: { streams: 200, everyMs: 50, rampMs: 300, windowMs: 800 },
+  tokens: { streams: 200, everyMs: 50, rampMs: 300, windowMs: 700 },
 };
 
-/** A target is warm when a block is cheaper than the one before by less than this share. */
-const WARM_BELOW = 0.05;
+const WARM_UP_STEP_MS = 600;
 
 /** µs of CPU: of the target's own processes, and of the nats-server beside them. */
 export type Cpu = { ownUs: number; natsUs: number };
@@ -140,16 +139,13 @@ export class Meter {
 
   async warmUp(): Promise<void> {
     const { calls, tokens, warmUp } = this.#plan;
-    await untilSteady(warmUp.callBlocks, async () => {
-      const job: CallsJob = { kind: "calls", ...this.#about(), ...calls, forMs: warmUp.forMs };
-      const called = this.#keep(await this.#generator.do(job));
-      return sum(called.cpuUs) / called.calls;
-    });
-    await untilSteady(warmUp.tokenBlocks, async () => {
-      const job: TokensJob = { kind: "tokens", ...this.#about(), ...tokens, windowMs: warmUp.forMs };
-      const streamed = this.#keep(await this.#generator.do(job));
-      return sum(streamed.cpuUs) / streamed.tokens;
-    });
+    const about = this.#about();
+    const until = performance.now() + warmUp.callsMs;
+    for (let called = 0; called < warmUp.calls && performance.now() < until; ) {
+      const job: CallsJob = { kind: "calls", ...about, ...calls, forMs: WARM_UP_STEP_MS };
+      called += this.#keep(await this.#generator.do(job)).calls;
+    }
+    this.#keep(await this.#generator.do({ kind: "tokens", ...about, ...tokens, windowMs: warmUp.tokensMs }));
   }
 
   async memory(upstreamPort: number): Promise<void> {
@@ -185,16 +181,6 @@ export class Meter {
     this.measurement.failures.push(...failures);
     if (failures.length > 0) throw new Error(`${this.#target.name}: ${failures.length} failed, first: ${failures[0]}`);
     return result;
-  }
-}
-
-/** Repeats a block of work until its cost falls no more, or it has been done `blocks` times. */
-async function untilSteady(blocks: number, cost: () => Promise<number>): Promise<void> {
-  let before = Number.POSITIVE_INFINITY;
-  for (let block = 0; block < blocks; block++) {
-    const now = await cost();
-    if (now > before * (1 - WARM_BELOW)) return;
-    before = now;
   }
 }
 

@@ -136,14 +136,14 @@ ${notes.length > 0 ? `${notes.join("")}\n` : ""}## How it is measured
 - All targets run at the same time on 127.0.0.1, before one fake provider that speaks OpenAI's format, and are asked in
   turn by one load generator; provider and generator are processes of their own and are not counted. Every answer is
   checked in full (status, every word, finish reason, usage, \`[DONE]\`), and a run with a single failure is invalid.
-- ${plan.rounds} rounds after a warm-up, every second one in reverse order, so that drift cancels. "× pipe" is the median over
+- ${plan.rounds} rounds after a warm-up of up to ${plan.warmUp.calls} calls, every second one in reverse order, so that drift cancels. "× pipe" is the median over
   the rounds of the ratio to the bare pipe of the same round; "µs" is the median of the absolute values, and depends on
   the machine.
 - Portkey runs headless and in production mode, with @hono/node-server ${NODE_SERVER_VERSION}: with the newer ones that npm would
   take, none of its streams is answered (Portkey-AI/gateway#1389). It holds each stream's first token back for 25 ms.
 - A call: a chat completion of 20 words as JSON, ${plan.calls.concurrency} callers on keep-alive connections, each asking again as soon as it
   has its answer, ${plan.calls.forMs} ms a round. All CPU from before the first call until after the last is counted.
-- A token: ${plan.tokens.streams} streams of ${pace} tokens/s, one chunk of about 280 bytes each, every stream on its own clock. Counted for
+- A token: ${plan.tokens.streams} streams of ${pace} tokens/s, one chunk of about 290 bytes each, every stream on its own clock. Counted for
   ${plan.tokens.windowMs} ms a round while all of them run, so without opening and ending them. "Pace kept" is the share of the tokens
   due that came; "tokens a read" is above 1 when tokens of a stream arrived together.
 - Added latency: a call by one caller alone, and the first token of a stream opened while the others run, less the bare

@@ -1,6 +1,6 @@
 /**
  * The fake provider all targets share: OpenAI's chat completions over node:http, JSON at once, streams as real SSE with
- * one chunk of about 280 bytes per token. Each stream keeps its own clock, started by its own request, so that tokens of
+ * one chunk of about 290 bytes per token. Each stream keeps its own clock, started by its own request, so that tokens of
  * different streams are not batched by accident. Runs as its own process; its CPU is not counted.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
@@ -60,7 +60,6 @@ function event(wish: Wish, fields: { choices: unknown[]; usage: unknown }): stri
     service_tier: "default",
     system_fingerprint: "fp_0123456789",
     ...fields,
-    obfuscation: "Jq2aTq",
   };
   return `data: ${JSON.stringify(chunk)}\n\n`;
 }
