@@ -182,6 +182,7 @@ async function startNode(
       HOME: process.env["HOME"],
       PORT: "0",
       CORTEX_GRPC_PORT: "0",
+      NODE_COMPILE_CACHE: join(ROOT, "node_modules", ".cache", "cortex"),
       ...environment,
     },
   });

@@ -166,7 +166,10 @@ function checkPort(check: string, variable: string, host: string, port: number):
 }
 
 /** Asks the worker's provider, as the adapter would. A worker that is down is a warning: others may serve. */
-async function checkWorker(settings: Configuration["workers"][number], services: readonly ServiceEntry[]): Promise<Finding> {
+async function checkWorker(
+  settings: Configuration["workers"][number],
+  services: readonly ServiceEntry[],
+): Promise<Finding> {
   const check = `worker ${settings.name}`;
   const adapter = services.find((service) => service.adapter?.provider === settings.provider)!.adapter!;
   const log = createLogger({ level: "silent", readable: false, node: "doctor" });

@@ -27,27 +27,34 @@ const workerSchema = z.strictObject({
   keys: z
     .array(nonEmpty)
     .optional()
-    .describe("Write ${VARIABLE}, never the key itself. When absent: PROVIDER_API_KEYS or PROVIDER_API_KEY."),
+    .describe(
+      "References to environment variables, never a key itself. When absent: PROVIDER_API_KEYS or PROVIDER_API_KEY.",
+    ),
   models: z.array(nonEmpty).min(1).optional().describe("Asked from the provider when absent."),
   priority: z.int().min(0).max(10_000).optional().describe("Lower is tried first."),
-  capabilities: z.array(nonEmpty).optional(),
+  capabilities: z.array(nonEmpty).optional().describe("What it is good at: code, vision, tools, …"),
   pool: z
     .strictObject({
-      connections: z.int().positive().max(10_000).optional(),
-      keepAliveMs: milliseconds.optional(),
+      connections: z.int().positive().max(10_000).optional().describe("Open to the provider at once."),
+      keepAliveMs: milliseconds.optional().describe("How long an idle connection is kept."),
     })
     .optional(),
   limits: z.strictObject({ concurrent: z.int().positive().optional().describe("Requests served at once.") }).optional(),
   timeouts: z
     .strictObject({
-      connectMs: milliseconds.optional(),
-      poolMs: milliseconds.optional(),
-      firstTokenMs: milliseconds.optional(),
-      stallMs: milliseconds.optional(),
-      totalMs: milliseconds.optional(),
+      connectMs: milliseconds.optional().describe("Until the connection stands."),
+      poolMs: milliseconds.optional().describe("Waiting for a free connection."),
+      firstTokenMs: milliseconds.optional().describe("Until the first content."),
+      stallMs: milliseconds.optional().describe("Between two pieces of an answer."),
+      totalMs: milliseconds.optional().describe("For the whole attempt."),
     })
     .optional(),
-  breaker: z.strictObject({ failures: z.int().positive().optional(), resetMs: milliseconds.optional() }).optional(),
+  breaker: z
+    .strictObject({
+      failures: z.int().positive().optional().describe("After how many it opens; 5 by default."),
+      resetMs: milliseconds.optional().describe("Until a trial is let through; 30,000 by default."),
+    })
+    .optional(),
   options: z.record(z.string(), z.unknown()).optional().describe("What only this provider's adapter understands."),
 });
 
@@ -55,7 +62,10 @@ const fileSchema = z.strictObject({
   workers: z.array(workerSchema).optional(),
   routing: z
     .strictObject({
-      strategy: z.enum(["local_first"]).default("local_first"),
+      strategy: z
+        .enum(["local_first"])
+        .default("local_first")
+        .describe("The order of the workers: lowest priority number first."),
       models: z
         .record(z.string(), z.array(nonEmpty).min(1))
         .default({})
@@ -79,12 +89,17 @@ const fileSchema = z.strictObject({
     .describe("Keys that clients must send. Without any, everybody who reaches the port is served."),
   node: z
     .strictObject({
-      zone: z.string().default(""),
+      zone: z.string().default("").describe("Where the node is, for whoever reads the directory."),
       drainMs: milliseconds.default(30_000).describe("How long a stopping node waits for its streams to end."),
     })
     .prefault({}),
   log: z
-    .strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).default("info") })
+    .strictObject({
+      level: z
+        .enum(["trace", "debug", "info", "warn", "error", "silent"])
+        .default("info")
+        .describe("From this level on."),
+    })
     .prefault({}),
 });
 

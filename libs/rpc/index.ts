@@ -5,7 +5,6 @@ export {
   CATALOGUE,
   type ErrorClass,
   type FailedAttempt,
-  isReason,
   type Reason,
   RpcError,
   type RpcErrorDetails,

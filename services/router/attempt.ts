@@ -5,7 +5,7 @@ import type { Call, RpcError } from "../../libs/rpc/index.ts";
 import { withTrace } from "../../libs/rpc/index.ts";
 import { ATTRIBUTE, EVENT, SPAN, SPAN_EVENT, type Span, traceFields } from "../../libs/telemetry/index.ts";
 import type { Candidate } from "./candidates.ts";
-import type { RouterDependencies } from "./service.ts";
+import type { RouterDependencies } from "./dependencies.ts";
 
 /** What an attempt is for. */
 export interface AttemptOptions {

@@ -15,28 +15,11 @@ import {
   type StreamResponse as ProviderStreamResponse,
 } from "../../libs/gen/cortex/provider/v1/provider.ts";
 import type { RouterServiceDefinition, StreamResponse } from "../../libs/gen/cortex/router/v1/router.ts";
-import type { Clients, Directory, Events } from "../../libs/mesh/index.ts";
 import { abortReason, type Call, type FailedAttempt, RpcError, type Service } from "../../libs/rpc/index.ts";
-import { type Logger, type Tracer, traceFields } from "../../libs/telemetry/index.ts";
+import { traceFields } from "../../libs/telemetry/index.ts";
 import { Attempt } from "./attempt.ts";
 import { AUTO, type Candidate, indexWorkers, type Routes, resolve, type WorkerIndex } from "./candidates.ts";
-
-/** What the router needs of its node. */
-export interface RouterDependencies {
-  readonly nodeId: string;
-  readonly directory: Directory;
-  readonly clients: Clients;
-  readonly events: Events;
-  readonly tracer: Tracer;
-  readonly log: Logger;
-  readonly routes: Routes;
-  /** Workers tried for one request. */
-  readonly attemptsMax: number;
-  /** Milliseconds on a clock that never goes back. */
-  now(): number;
-  /** 0 ≤ x < 1. */
-  random(): number;
-}
+import type { RouterDependencies } from "./dependencies.ts";
 
 /** How many parts may come before the first content; more than this is taken for content. */
 const PARTS_BEFORE_CONTENT_MAX = 64;
