@@ -18,7 +18,7 @@ import {
 import type { Breaker, Ticket } from "./breaker.ts";
 import type { ConnectionPool, Exchange, Receiver } from "./connection-pool.ts";
 import type { AttemptContext, Dialect, ProviderRequest, Timeouts } from "./dialect.ts";
-import { abortReason, causeFields, describe, redact } from "./failures.ts";
+import { causeFields, describe, redact } from "./failures.ts";
 import type { Keys } from "./keys.ts";
 
 /** Failures that an operator has to see although they open no breaker. */

@@ -28,11 +28,6 @@ export function redact(error: RpcError, secrets: readonly string[]): RpcError {
   return new RpcError(error.reason, message, { field, retryAfterMs, attempts });
 }
 
-/** Why a call was given up. */
-export function abortReason(signal: AbortSignal): RpcError {
-  return signal.reason instanceof RpcError ? signal.reason : failure("CANCELLED", "the caller went away");
-}
-
 /** The system's code of a connection error: ECONNREFUSED, UND_ERR_SOCKET, … */
 function systemCode(error: unknown): string {
   for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {

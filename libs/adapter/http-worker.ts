@@ -20,7 +20,7 @@ import { type AnswerSummary, Attempt, type AttemptHost, type AttemptOptions, typ
 import { Breaker } from "./breaker.ts";
 import { ConnectionPool } from "./connection-pool.ts";
 import type { AttemptContext, Dialect, ProviderRequest, Timeouts } from "./dialect.ts";
-import { abortReason, causeFields, describe, failure } from "./failures.ts";
+import { causeFields, describe, failure } from "./failures.ts";
 import { parseJson } from "./json.ts";
 import { Keys } from "./keys.ts";
 import { PartStream } from "./part-stream.ts";

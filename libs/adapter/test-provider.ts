@@ -1,11 +1,10 @@
 /** For the tests of this folder: a provider of a made-up wire format, its dialect, and a worker of it. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { type AddressInfo, createServer as createTcpServer, type Socket } from "node:net";
-import { pino } from "pino";
 import { Completion, CompletionRequest, FinishReason, type Part } from "../gen/cortex/llm/v1/llm.ts";
 import type { StreamResponse } from "../gen/cortex/provider/v1/provider.ts";
 import { type Call, RpcError } from "../rpc/index.ts";
-import { type Attributes, NO_TRACE, type Span, silentTracer, type Tracer } from "../telemetry/index.ts";
+import { type Attributes, createLogger, NO_TRACE, type Span, silentTracer, type Tracer } from "../telemetry/index.ts";
 import type { Dialect, EventReader } from "./dialect.ts";
 import { createHttpWorker } from "./http-worker.ts";
 import { parseJson } from "./json.ts";
@@ -197,7 +196,12 @@ export function createTestWorker(
     { name: "w", provider: "test", keys: [], baseUrl, models: ["m"], ...settings },
     {
       tracer: options.recording === true ? createRecordingTracer(spans) : silentTracer,
-      log: pino({ level: "trace", messageKey: "message" }, { write: (line) => void lines.push(line) }),
+      log: createLogger({
+        level: "trace",
+        readable: false,
+        node: "n",
+        destination: { write: (line) => void lines.push(line) },
+      }),
       closeWaitMs: 0,
       ...options.dependencies,
     },
