@@ -4,7 +4,7 @@
  */
 import type { FinishReason, Served, Usage } from "../gen/cortex/llm/v1/llm.ts";
 import { FinishReason as FINISH_REASON } from "../gen/cortex/llm/v1/llm.ts";
-import { CATALOGUE, type Call, type Reason, RpcError } from "../rpc/index.ts";
+import { abortReason, CATALOGUE, type Call, type Reason, RpcError } from "../rpc/index.ts";
 import {
   ATTRIBUTE,
   type Attributes,

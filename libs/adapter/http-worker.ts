@@ -13,7 +13,7 @@ import {
   type StreamResponse,
   type WorkerInfo,
 } from "../gen/cortex/provider/v1/provider.ts";
-import { CATALOGUE, type Call, RpcError } from "../rpc/index.ts";
+import { abortReason, CATALOGUE, type Call, RpcError } from "../rpc/index.ts";
 import { ATTRIBUTE, type Attributes, type Logger, type Tracer } from "../telemetry/index.ts";
 import { completeServed, StreamAnswer, summarize, WholeAnswer } from "./answer.ts";
 import { type AnswerSummary, Attempt, type AttemptHost, type AttemptOptions, type Operation } from "./attempt.ts";
