@@ -52,7 +52,7 @@ export class Announcer {
     for (const { key, value } of entries.values()) {
       if (value === undefined || !key.startsWith(`${keyOf(nodeId)}.`) || own.has(key)) continue;
       buckets.delete(BUCKET.running, key).catch((error) => {
-        log.debug({ key, err: error }, "an old entry could not be deleted; it will expire");
+        log.debug({ key, error: String(error) }, "an old entry could not be deleted; it will expire");
       });
     }
   }
@@ -95,7 +95,7 @@ export class Announcer {
       return true;
     } catch (error) {
       this.#pending.add(name);
-      if (buckets.connected) log.warn({ worker: name, err: error }, "a worker could not be announced");
+      if (buckets.connected) log.warn({ worker: name, error: String(error) }, "a worker could not be announced");
       return false;
     }
   }

@@ -171,6 +171,8 @@ export class Buckets {
 /** Turns a failure of NATS into an error for a caller. */
 export function toRpcError(error: unknown): RpcError {
   if (error instanceof RpcError) return error;
+  // An answer, if not the one that was hoped for: too large, full, not permitted.
+  if (error instanceof JetStreamApiError) return RpcError.from(error);
   return new RpcError("NODE_UNREACHABLE", "NATS, which holds the directory, can't be reached now", { cause: error });
 }
 

@@ -55,7 +55,7 @@ afterAll(async () => {
 });
 
 /** Waits for something to become true. */
-function until(condition: () => boolean, timeoutMs = 3_000): Promise<void> {
+function until(condition: () => boolean, timeoutMs = 10_000): Promise<void> {
   return vi.waitFor(() => expect(condition()).toBe(true), { timeout: timeoutMs, interval: 5 });
 }
 
@@ -679,7 +679,7 @@ describe("when NATS is away", () => {
   });
 
   it("events are bounded by count and by bytes, the oldest are dropped and counted", async () => {
-    const [a] = await twoWithWorkers();
+    const a = await joinHere("a", { heartbeatMs: 2_000, expiryMs: 6_000 });
     const got: string[] = [];
     a.events.subscribe("test.bounded", AttemptFinished, ({ requestId }) => got.push(requestId));
     await kill(a);

@@ -4,11 +4,11 @@ import type { NatsConnection } from "@nats-io/transport-node";
 import { NodeChanged, NodeChanged_Change } from "../gen/cortex/events/v1/events.ts";
 import { type NodeLoad, NodeRecord } from "../gen/cortex/mesh/v1/mesh.ts";
 import type { WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
-import { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
 import { EVENT, type Logger, NO_TRACE } from "../telemetry/index.ts";
 import { Announcer } from "./announcer.ts";
-import { BUCKET, Buckets, BucketWatch, toRpcError } from "./buckets.ts";
+import { BUCKET, Buckets, BucketWatch } from "./buckets.ts";
 import { connectNats } from "./connection.ts";
+import { DesiredWorkers } from "./desired-workers.ts";
 import {
   type Clock,
   type Directory,
@@ -137,6 +137,7 @@ class Member implements Mesh {
   #warnedOfDouble = false;
   #load: NodeLoad = { callsInFlight: 0, eventLoopDelayMs: 0 };
   readonly #announcer: Announcer;
+  readonly #desired: DesiredWorkers;
   /** Which watches were behind at the last check. */
   #behind = new Set<BucketWatch>();
 
@@ -161,11 +162,10 @@ class Member implements Mesh {
       load: this.#load,
       draining: options.closed ?? false,
     });
-    const store = {
-      create: (specification: WorkerSpecification) => this.#createDesired(specification),
-      remove: (name: string) => this.#removeDesired(name),
-    };
-    this.directory = new MeshDirectory({ self, expiryMs, store, clock, log });
+    this.#desired = new DesiredWorkers(buckets, (revision) =>
+      this.#watches.workers.caughtUp(revision, ECHO_TIMEOUT_MS),
+    );
+    this.directory = new MeshDirectory({ self, expiryMs, store: this.#desired, clock, log });
     this.events = new MeshEvents({ connection, log });
     this.#announcer = new Announcer({ nodeId: node.id, buckets, directory: this.directory, log });
     this.#watches = {
@@ -308,7 +308,7 @@ class Member implements Mesh {
         this.events.regained();
         this.#rouse();
       } else if (status.type === "error") {
-        this.#log.warn({ err: status.error }, "NATS reported an error");
+        this.#log.warn({ error: String(status.error) }, "NATS reported an error");
       }
     }
     if (!this.#left) this.#log.error("the connection to NATS was closed for good; restart this node");
@@ -330,7 +330,8 @@ class Member implements Mesh {
             { cause: error },
           );
         }
-        if (tries === 1) this.#log.warn({ err: error }, "waiting for NATS, whose JetStream does not answer yet");
+        if (tries === 1)
+          this.#log.warn({ error: String(error) }, "waiting for NATS, whose JetStream does not answer yet");
         await pause(retryMs);
         retryMs = Math.min(retryMs * 2, this.#heartbeatMs);
       }
@@ -353,7 +354,8 @@ class Member implements Mesh {
         retryMs = RETRY_MIN_MS;
       } catch (error) {
         this.#unsettled = true;
-        if (this.#buckets.connected) this.#log.warn({ err: error }, "NATS did not take a heartbeat; trying again");
+        if (this.#buckets.connected)
+          this.#log.warn({ error: String(error) }, "NATS did not take a heartbeat; trying again");
         waitMs = retryMs;
         retryMs = Math.min(retryMs * 2, this.#heartbeatMs);
       }
@@ -372,7 +374,7 @@ class Member implements Mesh {
     await this.#putSelf();
     if (workersCreated !== this.#workersCreated) {
       this.#log.warn("NATS has lost the workers that should run; restoring them from memory");
-      await this.#restoreDesired();
+      await this.#desired.restore(this.directory.desiredWorkers());
       this.#workersCreated = workersCreated;
     }
     this.#unsettled = false;
@@ -460,39 +462,7 @@ class Member implements Mesh {
     this.#wake?.();
   }
 
-  // The workers that should run, and the secret.
-
-  async #createDesired(specification: WorkerSpecification): Promise<boolean> {
-    try {
-      const value = WorkerSpecification.encode(specification).finish();
-      const revision = await this.#buckets.create(BUCKET.workers, keyOf(specification.name), value);
-      if (revision === false) return false;
-      await this.#watches.workers.caughtUp(revision, ECHO_TIMEOUT_MS);
-      return true;
-    } catch (error) {
-      throw toRpcError(error);
-    }
-  }
-
-  async #removeDesired(name: string): Promise<boolean> {
-    try {
-      if ((await this.#buckets.get(BUCKET.workers, keyOf(name))) === undefined) return false;
-      await this.#buckets.delete(BUCKET.workers, keyOf(name));
-      const { revision } = await this.#buckets.position(BUCKET.workers);
-      await this.#watches.workers.caughtUp(revision, ECHO_TIMEOUT_MS);
-      return true;
-    } catch (error) {
-      throw toRpcError(error);
-    }
-  }
-
-  /** Every node does this; whatever was added or removed since the data was lost wins over what is remembered. */
-  async #restoreDesired(): Promise<void> {
-    for (const specification of this.directory.desiredWorkers()) {
-      const value = WorkerSpecification.encode(specification).finish();
-      await this.#buckets.create(BUCKET.workers, keyOf(specification.name), value, { everUnused: true });
-    }
-  }
+  // The secret.
 
   /** The first node makes the secret, all others read it; after a loss of data it is the first to come back. */
   async #agreeOnSecret(): Promise<void> {
