@@ -59,10 +59,10 @@ export function createClients(options: ClientsOptions): Clients {
   const peers = new Map<string, Peer>();
   const balanced = new Map<ServiceDefinition, Service<ServiceDefinition>>();
 
-  // A node that has left for good gives its connection back.
+  // A node that has left for good gives its connection back, and one that has moved gets another.
   const stopWatching = directory.onChange(() => {
     for (const [id, peer] of peers) {
-      if (peer.callsInFlight === 0 && !directory.known(id)) {
+      if (peer.callsInFlight === 0 && directory.node(id)?.address !== peer.channel.address) {
         peers.delete(id);
         peer.channel.close();
       }

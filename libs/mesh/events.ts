@@ -25,6 +25,13 @@ export interface Events {
   readonly dropped: number;
 }
 
+/**
+ * How long events are gathered before they are sent together: one write for many costs this node and NATS a fraction of
+ * one write for each.
+ */
+const GATHER_MS = 20;
+/** So many are sent at once, without waiting for more. */
+const GATHER_MAX = 1_000;
 /** How many events wait at most, and how many bytes. */
 const WAITING_MAX = 10_000;
 const WAITING_BYTES_MAX = 8 * 1024 * 1024;
@@ -55,6 +62,7 @@ export class MeshEvents implements Events {
   readonly #waitingMax: number;
   readonly #waitingBytesMax: number;
   #connected = true;
+  #gathering: NodeJS.Timeout | undefined;
   /** A queue: those before `#waitingFirst` are gone already. */
   #waiting: Outgoing[] = [];
   #waitingFirst = 0;
@@ -84,9 +92,13 @@ export class MeshEvents implements Events {
       this.#log.error({ subject, err: error }, "an event could not be encoded");
       return;
     }
-    const event: Outgoing = { subject, payload, trace };
-    if (this.#canSend() && this.#waitingCount() === 0) this.#send(event);
-    else this.#wait(event);
+    this.#wait({ subject, payload, trace });
+    if (this.#waitingCount() >= GATHER_MAX) this.#sendWaiting();
+    else
+      this.#gathering ??= setTimeout(() => {
+        this.#gathering = undefined;
+        this.#sendWaiting();
+      }, GATHER_MS).unref();
   }
 
   subscribe<T>(
@@ -128,8 +140,10 @@ export class MeshEvents implements Events {
     this.#report();
   }
 
-  /** Nothing is sent any more; what still waits is given up. */
+  /** Sends what can be sent; after that nothing is sent any more, and what still waits is given up. */
   close(): void {
+    clearTimeout(this.#gathering);
+    this.#sendWaiting();
     this.#connected = false;
     this.#dropped += this.#waitingCount();
     this.#waiting = [];

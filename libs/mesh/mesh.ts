@@ -274,6 +274,7 @@ class Member implements Mesh {
     this.#rouse();
     if (this.#buckets.connected) await inTime(this.#takeBack(), LEAVE_TIMEOUT_MS);
     this.events.close();
+    if (this.#buckets.connected) await inTime(this.#connection.flush(), CLOSE_TIMEOUT_MS);
     const closing = Promise.all([
       this.#connection.close(),
       ...Object.values(this.#watches).map((watch) => watch.stop()),

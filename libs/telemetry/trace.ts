@@ -79,8 +79,19 @@ export function formatTraceparent(trace: TraceContext): string {
   return `00-${trace.traceId}-${trace.spanId}-${trace.sampled ? "01" : "00"}`;
 }
 
+/** Random digits for many traces are made at once, which is several times cheaper than for each. */
+const HEX_PER_TRACE = 48;
+const TRACES_AT_ONCE = 128;
+let digits = "";
+let used = 0;
+
 function randomTrace(): TraceContext {
-  const hex = randomBytes(24).toString("hex");
+  if (used === digits.length) {
+    digits = randomBytes((HEX_PER_TRACE / 2) * TRACES_AT_ONCE).toString("hex");
+    used = 0;
+  }
+  const hex = digits.slice(used, used + HEX_PER_TRACE);
+  used += HEX_PER_TRACE;
   return { traceId: hex.slice(0, 32), spanId: hex.slice(32), sampled: false, state: "" };
 }
 
