@@ -231,7 +231,12 @@ export class StreamAnswer extends Answer implements PartSource {
   protected begin(headers: IncomingHttpHeaders): void {
     const type = mediaType(headers);
     if (isStreamType(this.dialect.framing, type)) {
-      this.#framer = createFramer(this.dialect.framing, (event) => this.#reader.read(event, this.#stream.waiting));
+      const reader = this.#reader;
+      this.#framer = createFramer(
+        this.dialect.framing,
+        (event) => reader.read(event, this.#stream.waiting),
+        reader.readStray && ((text) => reader.readStray?.(text)),
+      );
     } else if (type === "application/json") {
       this.#whole = new Body(ANSWER_BYTES_MAX);
     } else {

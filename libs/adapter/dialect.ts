@@ -53,6 +53,12 @@ export interface EventReader {
    */
   read(event: ProviderEvent, parts: Part[]): void;
   /**
+   * For a provider that writes errors between the server-sent events as something that is none (Gemini: bare JSON). `text`
+   * is what stood there, at most 64 Ki characters of it. Throws the RpcError that it is, and takes no notice of anything
+   * else. Without it such text is ignored.
+   */
+  readStray?(text: string): void;
+  /**
    * The stream has ended. True when the provider had said all of it (every choice has its finish reason, and the
    * terminator came where the provider always sends one): anything else is a cut, whatever the socket says. It changes
    * nothing: once a finish part has come it is also asked between events, so that a connection left open holds up nobody.

@@ -11,6 +11,19 @@ function frame(framing: "sse" | "ndjson", pieces: readonly Buffer[]): ProviderEv
   return events;
 }
 
+/** With what is no event in between, as a plain text. */
+function frameWithStray(pieces: readonly Buffer[]): (ProviderEvent | string)[] {
+  const found: (ProviderEvent | string)[] = [];
+  const framer = createFramer(
+    "sse",
+    (event) => found.push(event),
+    (text) => found.push(text),
+  );
+  for (const piece of pieces) framer.push(piece);
+  framer.end();
+  return found;
+}
+
 /** Cuts `bytes` at the positions, which are taken modulo its length. */
 function cut(bytes: Buffer, positions: readonly number[]): Buffer[] {
   const cuts = [0, ...positions.map((position) => position % (bytes.length + 1)), bytes.length].sort((a, b) => a - b);
@@ -46,6 +59,44 @@ describe("framing", () => {
       }),
       { numRuns: 500 },
     );
+  });
+
+  it("finds the same stray text between server-sent events wherever they are cut", () => {
+    const strayLine = fc.oneof(
+      sseLine,
+      fc.constantFrom("{", '  "error": {}', "}", "dat", "events", "error: x", "i"),
+      value,
+    );
+    const text = fc
+      .tuple(fc.constantFrom("", "\ufeff"), fc.array(fc.tuple(strayLine, lineEnd), { maxLength: 40 }), value)
+      .map(([mark, lines, rest]) => mark + lines.flat().join("") + rest);
+    fc.assert(
+      fc.property(text, positions, (written, at) => {
+        const bytes = Buffer.from(written);
+        const whole = frameWithStray([bytes]);
+        expect(frameWithStray(cut(bytes, at))).toEqual(whole);
+        expect(whole.filter((found) => typeof found !== "string")).toEqual(frame("sse", [bytes]));
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it("gives stray text before the event that follows it, and at the end", () => {
+    const text = 'data: 1\r\n\r\n{\r\n  "a": 1\r\n}\r\ndata: 2\r\n\r\n[{"error":\r\n 1}]';
+    expect(frameWithStray([Buffer.from(text)])).toEqual([
+      { name: "", data: "1" },
+      '{\n  "a": 1\n}',
+      { name: "", data: "2" },
+      '[{"error":\n 1}]',
+    ]);
+  });
+
+  it("keeps no more stray text than its bound, in one line or in many", () => {
+    const long = Buffer.alloc(1024 * 1024, "x");
+    const lines = Buffer.from("y\n".repeat(100 * 1024));
+    const found = frameWithStray([long, long, Buffer.from("\ndata: 1\n\n"), lines, Buffer.from("data: 2\n\n")]);
+    expect(found.filter((each) => typeof each !== "string").map(({ data }) => data)).toEqual(["1", "2"]);
+    for (const each of found) if (typeof each === "string") expect(each.length).toBeLessThanOrEqual(2 * 64 * 1024);
   });
 
   it("reads the same events from NDJSON wherever it is cut", () => {

@@ -3,7 +3,7 @@
  * their line ends (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream), or JSON by line.
  */
 import { StringDecoder } from "node:string_decoder";
-import { createParser, type ParseError } from "eventsource-parser";
+import { createParser, type EventSourceParser, type ParseError } from "eventsource-parser";
 import type { ProviderEvent } from "./dialect.ts";
 import { failure } from "./failures.ts";
 
@@ -18,8 +18,18 @@ export interface Framer {
   end(): void;
 }
 
-export function createFramer(framing: "sse" | "ndjson", onEvent: (event: ProviderEvent) => void): Framer {
-  return framing === "sse" ? createSseFramer(onEvent) : new LineFramer(onEvent);
+/**
+ * `onStray` is for providers that write, in the middle of server-sent events, something that is none: it is given the lines
+ * that are no field of an event, joined, before the event that follows them or at the end. Without it they are ignored, as
+ * the standard has it.
+ */
+export function createFramer(
+  framing: "sse" | "ndjson",
+  onEvent: (event: ProviderEvent) => void,
+  onStray?: (text: string) => void,
+): Framer {
+  if (framing === "ndjson") return new LineFramer(onEvent);
+  return onStray === undefined ? createSseFramer(onEvent) : new StraySseFramer(onEvent, onStray);
 }
 
 function createSseFramer(onEvent: (event: ProviderEvent) => void): Framer {
@@ -39,6 +49,89 @@ function createSseFramer(onEvent: (event: ProviderEvent) => void): Framer {
       parser.feed(`${decoder.end()}\n\n`);
     },
   };
+}
+
+/** As much of what is no event is kept. */
+const STRAY_LENGTH_MAX = 64 * 1024;
+/** How a line begins that is a field, or a comment, whatever follows. */
+const FIELD = /^\ufeff?(?:(?:data|event|id|retry)?:)/;
+const FIELD_LENGTH_MAX = "\ufeffevent:".length;
+
+/** The parser throws away a piece of a line that can't become a field; so here it gets such lines whole. */
+class StraySseFramer implements Framer {
+  readonly #decoder = new StringDecoder("utf8");
+  readonly #parser: EventSourceParser;
+  readonly #onStray: (text: string) => void;
+  /** The beginning of a line that is no field so far. */
+  #held = "";
+  /** The parser has the beginning of the line that is coming. */
+  #fed = false;
+  #stray: string[] = [];
+  #strayLength = 0;
+
+  constructor(onEvent: (event: ProviderEvent) => void, onStray: (text: string) => void) {
+    this.#onStray = onStray;
+    this.#parser = createParser({
+      maxBufferSize: EVENT_LENGTH_MAX,
+      onEvent: ({ event, data }) => {
+        this.#giveStray();
+        onEvent({ name: event ?? "", data });
+      },
+      onError: (error: ParseError) => {
+        if (error.type === "max-buffer-size-exceeded") throw tooLong();
+        if (error.type === "unknown-field") this.#keepStray(error.line ?? "");
+      },
+    });
+  }
+
+  push(bytes: Buffer): void {
+    this.#push(this.#decoder.write(bytes));
+  }
+
+  end(): void {
+    this.#push(`${this.#decoder.end()}\n\n`);
+    this.#giveStray();
+  }
+
+  #push(text: string): void {
+    const end = Math.max(text.lastIndexOf("\n"), text.lastIndexOf("\r")) + 1;
+    if (end > 0) {
+      const lines = this.#held + (end === text.length ? text : text.slice(0, end));
+      this.#held = "";
+      this.#fed = false;
+      this.#parser.feed(lines);
+    }
+    if (end < text.length) this.#begin(end === 0 ? text : text.slice(end));
+  }
+
+  /** Takes more of a line whose end has not come. */
+  #begin(piece: string): void {
+    if (this.#fed) {
+      this.#parser.feed(piece);
+      return;
+    }
+    const undecided = this.#held.length < FIELD_LENGTH_MAX;
+    this.#held += piece;
+    const field = undecided && FIELD.test(this.#held);
+    if (!field && this.#held.length <= STRAY_LENGTH_MAX) return;
+    this.#fed = true;
+    this.#parser.feed(this.#held);
+    this.#held = "";
+  }
+
+  #keepStray(line: string): void {
+    if (this.#strayLength + line.length > STRAY_LENGTH_MAX) return;
+    this.#stray.push(line);
+    this.#strayLength += line.length;
+  }
+
+  #giveStray(): void {
+    if (this.#stray.length === 0) return;
+    const text = this.#stray.join("\n");
+    this.#stray = [];
+    this.#strayLength = 0;
+    this.#onStray(text);
+  }
 }
 
 class LineFramer implements Framer {

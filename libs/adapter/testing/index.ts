@@ -221,7 +221,11 @@ class Suite {
   #stream(pieces: readonly Buffer[]): StreamGolden {
     const messages: Part[] = [];
     const reader = this.#dialect.chatEvents(createContext(this.#fixtures.model));
-    const framer = createFramer(this.#dialect.framing, (event: ProviderEvent) => reader.read(event, messages));
+    const framer = createFramer(
+      this.#dialect.framing,
+      (event: ProviderEvent) => reader.read(event, messages),
+      reader.readStray && ((text) => reader.readStray?.(text)),
+    );
     let error: unknown;
     try {
       for (const piece of pieces) framer.push(piece);
