@@ -19,6 +19,8 @@ export interface ProviderRequest {
   readonly method: "GET" | "POST";
   /** Appended to the worker's base URL; begins with a slash. */
   readonly path: string;
+  /** The path is whole: nothing of the base URL's own path goes before it. */
+  readonly fromRoot?: boolean;
   /** JSON text; absent for GET. */
   readonly body?: string;
   /** Besides content-type and the key's header; names in lower case. */

@@ -267,7 +267,7 @@ class HttpWorker implements Worker, AttemptHost {
 
   #prefixed(request: ProviderRequest): ProviderRequest {
     const { pathname } = this.pool.options.baseUrl;
-    return pathname === "/" ? request : { ...request, path: `${pathname}${request.path}` };
+    return pathname === "/" || request.fromRoot ? request : { ...request, path: `${pathname}${request.path}` };
   }
 
   #ask<T>(

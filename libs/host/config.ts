@@ -18,7 +18,7 @@ const workerSchema = z.strictObject({
     .regex(/^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$/, "must be lower-case letters, digits and hyphens, at most 64")
     .describe("Unique in the mesh."),
   provider: nonEmpty.describe(
-    "The adapter that speaks to it: ollama, openai (and every OpenAI-compatible server), sim.",
+    "The adapter that speaks to it: ollama, openai (and every OpenAI-compatible server), groq, sim.",
   ),
   baseUrl: z
     .url({ protocol: /^https?$/ })
@@ -135,26 +135,19 @@ export class ConfigurationError extends Error {
   override readonly name = "ConfigurationError";
 }
 
-/** Providers that OpenAI's dialect serves and that give out keys: on as soon as a key is in the environment. */
+/** Providers that give out keys: on as soon as a key is in the environment. */
 const ENVIRONMENT_WORKERS: readonly { variable: string; worker: Omit<WorkerSettings, "keys"> }[] = [
   { variable: "OPENAI", worker: { name: "openai", provider: "openai" } },
-  {
-    variable: "GROQ",
-    worker: { name: "groq", provider: "openai", baseUrl: "https://api.groq.com/openai/v1", priority: 50 },
-  },
-  {
-    variable: "MISTRAL",
-    worker: { name: "mistral", provider: "openai", baseUrl: "https://api.mistral.ai/v1", priority: 60 },
-  },
-  {
-    variable: "DEEPSEEK",
-    worker: { name: "deepseek", provider: "openai", baseUrl: "https://api.deepseek.com", priority: 60 },
-  },
-  {
-    variable: "OPENROUTER",
-    worker: { name: "openrouter", provider: "openai", baseUrl: "https://openrouter.ai/api/v1", priority: 110 },
-  },
+  { variable: "GROQ", worker: { name: "groq", provider: "groq" } },
+  { variable: "MISTRAL", worker: openAiWorker("mistral", "https://api.mistral.ai/v1", 60) },
+  { variable: "DEEPSEEK", worker: openAiWorker("deepseek", "https://api.deepseek.com", 60) },
+  { variable: "OPENROUTER", worker: openAiWorker("openrouter", "https://openrouter.ai/api/v1", 110) },
 ];
+
+/** A worker of the OpenAI adapter that knows its server by name, wherever its base URL is made to lead. */
+function openAiWorker(name: string, baseUrl: string, priority: number): Omit<WorkerSettings, "keys"> {
+  return { name, provider: "openai", baseUrl, priority, options: { server: name } };
+}
 
 type Environment = Readonly<Record<string, string | undefined>>;
 

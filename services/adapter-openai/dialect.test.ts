@@ -4,7 +4,10 @@ import type { AttemptContext } from "../../libs/adapter/index.ts";
 import { testDialect } from "../../libs/adapter/testing/index.ts";
 import { CompletionRequest, type DeepPartial, Role } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { RpcError } from "../../libs/rpc/index.ts";
-import { createOpenAiDialect, openAiDialectFor, openai } from "./dialect.ts";
+import { openAiDialect } from "./dialect.ts";
+
+/** A server that is not known: the model's name alone decides what differs. */
+const openai = openAiDialect({ baseUrl: "http://localhost:8000/v1" });
 
 testDialect(openai, { folder: join(import.meta.dirname, "fixtures"), model: "gpt-4o-mini" });
 
@@ -25,8 +28,8 @@ function send(request: DeepPartial<CompletionRequest>, model: string, dialect = 
 
 describe("what differs between OpenAI and the servers that speak like it", () => {
   const limited = { maxOutputTokens: 7 };
-  const elsewhere = createOpenAiDialect({ baseUrl: "http://localhost:8000/v1" });
-  const atOpenAi = createOpenAiDialect({ baseUrl: "https://api.openai.com/v1" });
+  const elsewhere = openai;
+  const atOpenAi = openAiDialect({ baseUrl: "https://api.openai.com/v1" });
 
   it("bounds the tokens with the field that the server knows", () => {
     for (const model of ["gpt-5", "o3-mini", "chatgpt-4o-latest", "ft:gpt-4o:acme::1", "openai/gpt-4o"]) {
@@ -37,10 +40,10 @@ describe("what differs between OpenAI and the servers that speak like it", () =>
       expect([body.max_tokens, body.max_completion_tokens]).toEqual([7, undefined]);
     }
     expect(send(limited, "a-name-of-tomorrow", atOpenAi).body).toMatchObject({ max_completion_tokens: 7 });
-    const told = openAiDialectFor({ baseUrl: "http://localhost:8000/v1", options: { maxTokensField: "max_tokens" } });
+    const told = openAiDialect({ baseUrl: "http://localhost:8000/v1", options: { maxTokensField: "max_tokens" } });
     expect(send(limited, "gpt-4o", told).body).toMatchObject({ max_tokens: 7 });
-    expect(send(limited, "a-name-of-tomorrow", openAiDialectFor({})).body).toMatchObject({ max_completion_tokens: 7 });
-    expect(() => openAiDialectFor({ options: { maxTokensField: "tokens" } })).toThrow("options.maxTokensField");
+    expect(send(limited, "a-name-of-tomorrow", openAiDialect({})).body).toMatchObject({ max_completion_tokens: 7 });
+    expect(() => openAiDialect({ options: { maxTokensField: "tokens" } })).toThrow("options.maxTokensField");
   });
 
   it("sends top_k and long lists of stop sequences only where they are known", () => {

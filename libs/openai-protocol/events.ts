@@ -1,7 +1,7 @@
 /** Reads the stream of `POST /chat/completions`: https://platform.openai.com/docs/api-reference/chat/streaming */
-import { type AttemptContext, type EventReader, type ProviderEvent, parseJson } from "../../libs/adapter/index.ts";
-import { FinishReason, type Part, type TokenLogprob, type Usage } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import { RpcError } from "../../libs/rpc/index.ts";
+import { type AttemptContext, type EventReader, type ProviderEvent, parseJson } from "../adapter/index.ts";
+import { FinishReason, type Part, type TokenLogprob, type Usage } from "../gen/cortex/llm/v1/llm.ts";
+import { RpcError } from "../rpc/index.ts";
 import { fromDisguisedError } from "./errors.ts";
 import {
   countOf,
@@ -19,6 +19,7 @@ import {
   throwChoiceError,
   usageOf,
 } from "./response.ts";
+import type { Source } from "./server.ts";
 
 /** More of either is no answer but a fault: the official SDK stops at 128 of each. */
 const CHOICES_MAX = 128;
@@ -46,14 +47,16 @@ interface OpenChoice {
 /** Reads one stream. Holds nothing of it but which choices and calls are open. */
 export class OpenAiEventReader implements EventReader {
   readonly #context: AttemptContext;
+  readonly #source: Source;
   readonly #choices = new Map<number, OpenChoice>();
   #served = false;
   #usage: Usage | undefined;
   #usageSent = false;
   #done = false;
 
-  constructor(context: AttemptContext) {
+  constructor(context: AttemptContext, source: Source) {
     this.#context = context;
+    this.#source = source;
   }
 
   read(event: ProviderEvent, parts: Part[]): void {
@@ -76,7 +79,10 @@ export class OpenAiEventReader implements EventReader {
   }
 
   #throwError(name: string, chunk: unknown): void {
-    const error = fromDisguisedError(chunk) ?? (name === "error" ? fromDisguisedError({ error: chunk }) : undefined);
+    const { server } = this.#source;
+    const error =
+      fromDisguisedError(chunk, server) ??
+      (name === "error" ? fromDisguisedError({ error: chunk }, server) : undefined);
     if (error !== undefined) throw error;
     // Groq: "An error string indicating why a stream was stopped early", as its SDK's types say.
     const groq = isJson(chunk) && isJson(chunk["x_groq"]) ? textOf(chunk["x_groq"]["error"]) : "";
@@ -92,7 +98,7 @@ export class OpenAiEventReader implements EventReader {
     // Azure begins with a chunk that has neither id nor choices, only what its filter thinks of the prompt.
     if (!this.#served && (choices.length > 0 || usage !== undefined)) {
       this.#served = true;
-      parts.push({ part: { $case: "served", value: fromServed(chunk, this.#context) } });
+      parts.push({ part: { $case: "served", value: fromServed(chunk, this.#context, this.#source) } });
     }
     for (const [position, choice] of choices.entries()) {
       if (!isJson(choice)) throw notUnderstood("a choice is not an object");
@@ -115,7 +121,7 @@ export class OpenAiEventReader implements EventReader {
   }
 
   #readChoice(raw: Json, position: number, parts: Part[]): void {
-    throwChoiceError(raw);
+    throwChoiceError(raw, this.#source);
     const choice = this.#open(countOf(raw["index"]) ?? position);
     // Perplexity has the whole message beside the delta; a server that can't stream has only the message.
     const delta = raw["delta"] ?? raw["message"] ?? {};

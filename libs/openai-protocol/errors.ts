@@ -2,7 +2,8 @@
  * What the failures of OpenAI, and of the servers that speak like it, mean. Read from
  * https://platform.openai.com/docs/guides/error-codes and from what the compatible servers were seen to send.
  */
-import { type Reason, RpcError } from "../../libs/rpc/index.ts";
+import { type Reason, RpcError } from "../rpc/index.ts";
+import type { Server } from "./server.ts";
 
 /** The headers of an answer, names in lower case. */
 export type Headers = Readonly<Record<string, string | string[] | undefined>>;
@@ -24,23 +25,22 @@ const READ_CHARS_MAX = 4096;
 const WAIT_MS_MAX = 7 * 24 * 3600 * 1000;
 
 /** The error of an answer that is not 2xx. */
-export function fromError(status: number, headers: Headers, body: string): RpcError {
-  const error = fromErrorText(body);
-  return toRpcError(status, headers, error);
+export function fromError(status: number, headers: Headers, body: string, server: Server): RpcError {
+  return toRpcError(status, headers, fromErrorText(body), server);
 }
 
 /**
  * The error in an answer that looked like success: a 200 whose body is an error, or an event of a stream. Undefined when
  * `value` is no error.
  */
-export function fromDisguisedError(value: unknown): RpcError | undefined {
+export function fromDisguisedError(value: unknown, server: Server): RpcError | undefined {
   const candidate = Array.isArray(value) ? value[0] : value;
   if (!isObject(candidate)) return undefined;
   const nested = Boolean(candidate["error"]);
   const flat = candidate["object"] === "error" || (candidate["choices"] === undefined && isFlatError(candidate));
   if (!nested && !flat) return undefined;
   const error = fromErrorValue(candidate);
-  return toRpcError(statusOf(candidate, error), {}, error);
+  return toRpcError(statusOf(candidate, error), {}, error, server);
 }
 
 /** Flat errors of vLLM before 0.10 and of Mistral: `{"object":"error","message":…}`, `{"detail":…}`. */
@@ -49,12 +49,12 @@ function isFlatError(value: Readonly<Record<string, unknown>>): boolean {
   return typeof value["message"] === "string" && (value["type"] !== undefined || value["code"] !== undefined);
 }
 
-function toRpcError(status: number, headers: Headers, found: ProviderError): RpcError {
+function toRpcError(status: number, headers: Headers, found: ProviderError, server: Server): RpcError {
   const error = { ...found, message: found.message.slice(0, READ_CHARS_MAX) };
-  const reason = toReason(status, error);
+  const reason = toOwnReason(status, error, server) ?? toReason(status, error);
   const message = toMessage(status, error, reason);
   const field = error.param === "" ? undefined : error.param.replaceAll(".[", "[").slice(0, FIELD_CHARS_MAX);
-  return new RpcError(reason, message, { field, retryAfterMs: toWaitMs(status, headers, error, reason) });
+  return new RpcError(reason, message, { field, retryAfterMs: toWaitMs(status, headers, error, reason, server) });
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -168,6 +168,17 @@ const UNSUPPORTED = /^unsupported_(parameter|value)$/;
 /** The model wrote what the server could not use: another try may go well. */
 const MODEL_OUTPUT = /tool_use_failed|json_validate_failed/;
 
+/** What the error means at this server alone. */
+function toOwnReason(status: number, error: ProviderError, server: Server): Reason | undefined {
+  const kind = `${error.type} ${error.code}`.toLowerCase();
+  return server.errors.find(
+    (rule) =>
+      (rule.status ?? status) === status &&
+      (rule.kind?.test(kind) ?? true) &&
+      (rule.message?.test(error.message) ?? true),
+  )?.reason;
+}
+
 function toReason(status: number, error: ProviderError): Reason {
   const kind = `${error.type} ${error.code}`.toLowerCase();
   const request = status >= 400 && status < 500;
@@ -266,12 +277,21 @@ function withoutSecrets(message: string, aboutKey: boolean): string {
 // ---------------------------------------------------------------------------------------------------------------------
 // How long to wait
 
-function toWaitMs(status: number, headers: Headers, error: ProviderError, reason: Reason): number | undefined {
+function toWaitMs(
+  status: number,
+  headers: Headers,
+  error: ProviderError,
+  reason: Reason,
+  server: Server,
+): number | undefined {
   // Some send retry-after with a 200, and it is not meant for us there: Hugging Face's router, Anthropic.
   const counts = status === 408 || status === 409 || status === 413 || status === 429 || status >= 500;
   if (!counts || reason === "PROVIDER_REQUEST_TOO_LARGE" || reason === "CONTEXT_LENGTH_EXCEEDED") return undefined;
   const said = () => (reason === "PROVIDER_RATE_LIMITED" ? messageWaitMs(error.message) : undefined);
-  const reset = () => (reason === "PROVIDER_RATE_LIMITED" ? resetWaitMs(headers, error) : undefined);
+  const reset = () =>
+    reason === "PROVIDER_RATE_LIMITED"
+      ? (resetWaitMs(headers, error) ?? momentWaitMs(headers, server.resetAtMsHeader))
+      : undefined;
   const waitMs = headerWaitMs(headers) ?? said() ?? reset();
   return waitMs === undefined || waitMs < 0 ? undefined : Math.min(Math.ceil(waitMs), WAIT_MS_MAX);
 }
@@ -302,6 +322,13 @@ function resetWaitMs(headers: Headers, error: ProviderError): number | undefined
   const waits = hit.map((limit) => durationMs(header(headers, `x-ratelimit-reset-${limit}`)) ?? 0);
   const waitMs = Math.max(0, ...waits);
   return waitMs > 0 ? waitMs : undefined;
+}
+
+/** How far off the moment is, the provider's own clock tells. */
+function momentWaitMs(headers: Headers, name: string | undefined): number | undefined {
+  if (name === undefined) return undefined;
+  const waitMs = Number.parseInt(header(headers, name), 10) - Date.parse(header(headers, "date"));
+  return Number.isFinite(waitMs) ? Math.max(waitMs, 0) : undefined;
 }
 
 const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };

@@ -4,7 +4,7 @@
  * The reading is lenient where the servers differ in form and strict about what they mean: what can't be understood is an
  * error, and nothing is made up.
  */
-import type { AttemptContext } from "../../libs/adapter/index.ts";
+import type { AttemptContext } from "../adapter/index.ts";
 import {
   type Choice,
   type Completion,
@@ -18,12 +18,10 @@ import {
   type Served,
   type TokenLogprob,
   Usage,
-} from "../../libs/gen/cortex/llm/v1/llm.ts";
-import { RpcError } from "../../libs/rpc/index.ts";
+} from "../gen/cortex/llm/v1/llm.ts";
+import { RpcError } from "../rpc/index.ts";
 import { fromDisguisedError } from "./errors.ts";
-
-/** The provider's name in configuration and in what the adapter says. */
-export const PROVIDER = "openai";
+import type { Source } from "./server.ts";
 
 /** A parsed JSON object. */
 export type Json = Readonly<Record<string, unknown>>;
@@ -49,32 +47,32 @@ export function notUnderstood(what: string): RpcError {
 }
 
 /** The whole answer of `POST /chat/completions`. */
-export function fromChatAnswer(body: unknown, context: AttemptContext): Completion {
-  const disguised = fromDisguisedError(body);
+export function fromChatAnswer(body: unknown, context: AttemptContext, source: Source): Completion {
+  const disguised = fromDisguisedError(body, source.server);
   if (disguised !== undefined) throw disguised;
   if (!isJson(body) || !Array.isArray(body["choices"]) || body["choices"].length === 0)
     throw notUnderstood("no choices");
-  const choices = body["choices"].map((choice, position) => fromChoice(choice, position, context));
+  const choices = body["choices"].map((choice, position) => fromChoice(choice, position, context, source));
   choices.sort((a, b) => a.index - b.index);
-  return { served: fromServed(body, context), choices, usage: fromUsage(usageOf(body)), warnings: [] };
+  return { served: fromServed(body, context, source), choices, usage: fromUsage(usageOf(body)), warnings: [] };
 }
 
 /** Who answered, as far as the provider says so. */
-export function fromServed(body: Json, context: AttemptContext, idPrefix = "chatcmpl-"): Served {
+export function fromServed(body: Json, context: AttemptContext, source: Source, idPrefix = "chatcmpl-"): Served {
   return {
     id: textOf(body["id"]) || context.mintId(idPrefix),
     model: textOf(body["model"]) || context.model,
     worker: context.worker,
-    provider: PROVIDER,
+    provider: source.provider,
     // Anthropic's compatible endpoint says 0.
     createdAtS: countOf(body["created"]) || context.nowS,
     systemFingerprint: textOf(body["system_fingerprint"]),
   };
 }
 
-function fromChoice(choice: unknown, position: number, context: AttemptContext): Choice {
+function fromChoice(choice: unknown, position: number, context: AttemptContext, source: Source): Choice {
   if (!isJson(choice)) throw notUnderstood("a choice is not an object");
-  throwChoiceError(choice);
+  throwChoiceError(choice, source);
   const message = choice["message"];
   if (!isJson(message)) throw notUnderstood("a choice without a message");
   const content = fromMessage(message, context);
@@ -91,8 +89,8 @@ function fromChoice(choice: unknown, position: number, context: AttemptContext):
 }
 
 /** OpenRouter puts an error of the provider behind it into the choice. */
-export function throwChoiceError(choice: Json): void {
-  const error = fromDisguisedError({ error: choice["error"], choices: [] });
+export function throwChoiceError(choice: Json, { server }: Source): void {
+  const error = fromDisguisedError({ error: choice["error"], choices: [] }, server);
   if (error !== undefined) throw error;
 }
 
@@ -248,8 +246,8 @@ export function fromUsage(usage: unknown): Usage | undefined {
 }
 
 /** The answer of `POST /embeddings`. */
-export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): EmbeddingResult {
-  const disguised = fromDisguisedError(body);
+export function fromEmbeddingAnswer(body: unknown, context: AttemptContext, source: Source): EmbeddingResult {
+  const disguised = fromDisguisedError(body, source.server);
   if (disguised !== undefined) throw disguised;
   if (!isJson(body) || !Array.isArray(body["data"]) || body["data"].length === 0) throw notUnderstood("no embeddings");
   const embeddings: Embedding[] = new Array(body["data"].length);
@@ -260,7 +258,12 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
   if (embeddings.length !== body["data"].length || embeddings.includes(undefined as never)) {
     throw notUnderstood("an embedding is missing");
   }
-  return { served: fromServed(body, context, "embd-"), embeddings, usage: fromUsage(body["usage"]), warnings: [] };
+  return {
+    served: fromServed(body, context, source, "embd-"),
+    embeddings,
+    usage: fromUsage(body["usage"]),
+    warnings: [],
+  };
 }
 
 /** Numbers, or little-endian 32-bit floats in base64 from a server that prefers those. */
@@ -278,8 +281,8 @@ function fromVector(vector: unknown): number[] {
 }
 
 /** The answer of `GET /models`: OpenAI's list, or Together's bare array. */
-export function fromModelsAnswer(body: unknown): Model[] {
-  const disguised = fromDisguisedError(body);
+export function fromModelsAnswer(body: unknown, source: Source): Model[] {
+  const disguised = fromDisguisedError(body, source.server);
   if (disguised !== undefined) throw disguised;
   const list = isJson(body) ? body["data"] : body;
   if (!Array.isArray(list)) throw notUnderstood("no list of models");
