@@ -25,9 +25,10 @@ export function createAuthenticator(
   };
 }
 
-/** Whether two secrets are the same, in a time that does not depend on where they differ. */
+/** Whether two secrets are the same, in a time that does not depend on where they differ. Cheap: nodes ask at each call. */
 export function sameSecret(a: string, b: string): boolean {
-  return timingSafeEqual(Buffer.from(digest(a)), Buffer.from(digest(b)));
+  const [left, right] = [Buffer.from(a), Buffer.from(b)];
+  return left.length === right.length && timingSafeEqual(left, right);
 }
 
 function digest(secret: string): string {
