@@ -3,7 +3,7 @@
  * https://platform.openai.com/docs/guides/error-codes and from what the compatible servers were seen to send.
  */
 import { type Reason, RpcError } from "../rpc/index.ts";
-import type { Server } from "./server.ts";
+import type { ErrorRule, Server } from "./server.ts";
 
 /** The headers of an answer, names in lower case. */
 export type Headers = Readonly<Record<string, string | string[] | undefined>>;
@@ -51,10 +51,22 @@ function isFlatError(value: Readonly<Record<string, unknown>>): boolean {
 
 function toRpcError(status: number, headers: Headers, found: ProviderError, server: Server): RpcError {
   const error = { ...found, message: found.message.slice(0, READ_CHARS_MAX) };
-  const reason = toOwnReason(status, error, server) ?? toReason(status, error);
+  const own = findRule(status, error, server);
+  const reason = own?.reason ?? toReason(status, error);
   const message = toMessage(status, error, reason);
-  const field = error.param === "" ? undefined : error.param.replaceAll(".[", "[").slice(0, FIELD_CHARS_MAX);
-  return new RpcError(reason, message, { field, retryAfterMs: toWaitMs(status, headers, error, reason, server) });
+  const field = error.param || (own?.message?.exec(error.message)?.groups?.["field"] ?? own?.field);
+  return new RpcError(reason, message, {
+    field: field && toField(field),
+    retryAfterMs: toWaitMs(status, headers, error, reason, server),
+  });
+}
+
+/** `messages.[0].role` and `messages.0.role` are `messages[0].role`. */
+function toField(said: string): string {
+  return said
+    .replaceAll(".[", "[")
+    .replace(/\.(\d+)(?=\.|$)/g, "[$1]")
+    .slice(0, FIELD_CHARS_MAX);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -168,15 +180,15 @@ const UNSUPPORTED = /^unsupported_(parameter|value)$/;
 /** The model wrote what the server could not use: another try may go well. */
 const MODEL_OUTPUT = /tool_use_failed|json_validate_failed/;
 
-/** What the error means at this server alone. */
-function toOwnReason(status: number, error: ProviderError, server: Server): Reason | undefined {
+/** What is known of the error at this server alone. */
+function findRule(status: number, error: ProviderError, server: Server): ErrorRule | undefined {
   const kind = `${error.type} ${error.code}`.toLowerCase();
   return server.errors.find(
     (rule) =>
       (rule.status ?? status) === status &&
       (rule.kind?.test(kind) ?? true) &&
       (rule.message?.test(error.message) ?? true),
-  )?.reason;
+  );
 }
 
 function toReason(status: number, error: ProviderError): Reason {

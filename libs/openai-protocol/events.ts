@@ -68,7 +68,8 @@ export class OpenAiEventReader implements EventReader {
       return;
     }
     const chunk = parseJson(data, "an event");
-    this.#throwError(event.name, chunk);
+    // OpenRouter reports "Token limit reached" after a finish by length: what has ended can't fail any more.
+    if (!this.complete()) this.#throwError(event.name, chunk);
     if (!isJson(chunk)) throw notUnderstood("an event that is not an object");
     this.#readChunk(event.name, chunk, parts);
   }

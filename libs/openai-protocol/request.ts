@@ -23,7 +23,11 @@ export function toChatRequest(
   server: Server,
 ): ProviderRequest {
   const { sampling, extraJson } = request;
-  const streamed = stream && !wantsWhole(request, server);
+  const alone = isJsonAlone(request, server);
+  // The shell makes a stream of a whole answer, so nothing is lost but the first token's early arrival.
+  const streamed = stream && !alone;
+  // What can't be called need not be there.
+  const tools = alone ? [] : request.tools;
   const body = new RequestBody(server, server.parameters, model);
   body
     .set("model", model)
@@ -44,10 +48,10 @@ export function toChatRequest(
     .set("top_logprobs", request.topLogprobs);
   addReasoning(body, request.reasoning, model, server);
   body
-    .set("tool_choice", toToolChoice(request.toolChoice))
+    .set("tool_choice", alone ? undefined : toToolChoice(request.toolChoice))
     .set("parallel_tool_calls", request.parallelToolCalls)
     .set("user", request.user || undefined)
-    .setText("tools", request.tools.length > 0 ? `[${request.tools.map(toTool).join(",")}]` : undefined)
+    .setText("tools", tools.length > 0 ? `[${tools.map(toTool).join(",")}]` : undefined)
     .setText("response_format", toResponseFormat(request.responseFormat, server))
     .set("top_k", sampling?.topK);
   refuseAudioOutput(extraJson);
@@ -74,11 +78,8 @@ export function toEmbeddingRequest(
     .toRequest(path.replace("{model}", encodeURIComponent(model)));
 }
 
-/**
- * Whether the answer has to be asked for whole although it is to be streamed: the server writes JSON, but does not stream it.
- * The shell turns a whole answer into a stream, so nothing is lost but the first token's early arrival.
- */
-function wantsWhole({ responseFormat, tools, toolChoice }: CompletionRequest, server: Server): boolean {
+/** Whether JSON is wanted of a server that writes it neither into a stream nor when tools may be called. */
+function isJsonAlone({ responseFormat, tools, toolChoice }: CompletionRequest, server: Server): boolean {
   const kind = responseFormat?.kind;
   const json = kind === ResponseFormat_Kind.JSON_OBJECT || kind === ResponseFormat_Kind.JSON_SCHEMA;
   if (!json || server.jsonAlone !== true) return false;

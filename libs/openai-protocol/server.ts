@@ -60,6 +60,8 @@ export interface ErrorRule {
   readonly kind?: RegExp;
   readonly message?: RegExp;
   readonly reason: Reason;
+  /** What the error is about, where the server does not say it; or the message's group `field` names it. */
+  readonly field?: string;
 }
 
 /** Where the server answers; `{model}` is the model's name. */
@@ -111,7 +113,7 @@ export interface Server {
   readonly reasoningBack?: "reasoning_content" | "reasoning" | "thinking";
   /** Whether `response_format` can hold a schema. */
   readonly jsonSchema: boolean;
-  /** JSON modes stand neither with tools nor with a stream: the answer is then asked for whole. */
+  /** JSON stands neither with tools nor with a stream: it is asked for whole, and refused together with tools. */
   readonly jsonAlone?: boolean;
   readonly toolCallIds?: ToolCallIds;
   readonly errors: readonly ErrorRule[];

@@ -132,12 +132,20 @@ const groq: Server = {
     // The organization or the project may not use the model; the key is good.
     { status: 403, kind: /model_permission_blocked/, reason: "PROVIDER_MODEL_NOT_FOUND" },
     { status: 400, kind: /model_terms_required|model_not_active/, reason: "PROVIDER_MODEL_NOT_FOUND" },
-    // "`tool calling` is not supported with this model", "This model does not support response format `json_schema`…"
+    // Groq names no field but in its words.
     {
       status: 400,
-      message: /not supported (with|by|for) this model|model does not support/i,
+      message: /(?:`(?<field>\w+)`|property '(?<field>\w+)') is (?:not supported|unsupported)/,
       reason: "UNSUPPORTED_PARAMETER",
     },
+    {
+      status: 400,
+      message: /does not support response format|response_format` does not support|json mode cannot be combined/,
+      reason: "UNSUPPORTED_PARAMETER",
+      field: "response_format",
+    },
+    { status: 400, message: /`tool calling` is not supported/, reason: "UNSUPPORTED_PARAMETER", field: "tools" },
+    { status: 400, kind: /^invalid_request_error $/, message: /^'(?<field>[\w.]+)'/, reason: "INVALID_REQUEST" },
   ],
 };
 
