@@ -3,6 +3,7 @@
  * node; `cortex run router cache` runs those. The code of a service is the same either way.
  */
 import { runCommandLine } from "../libs/cli/index.ts";
+import { adapterGemini } from "./adapter-gemini/start.ts";
 import { adapterGroq } from "./adapter-groq/start.ts";
 import { adapterOllama } from "./adapter-ollama/start.ts";
 import { adapterOpenAi } from "./adapter-openai/start.ts";
@@ -11,6 +12,6 @@ import { gateway } from "./gateway/start.ts";
 import { health } from "./health/start.ts";
 import { router } from "./router/start.ts";
 
-const SERVICES = [gateway, router, health, adapterOllama, adapterOpenAi, adapterGroq, adapterSim];
+const SERVICES = [gateway, router, health, adapterOllama, adapterOpenAi, adapterGroq, adapterGemini, adapterSim];
 
 process.exitCode = await runCommandLine(process.argv.slice(2), SERVICES);

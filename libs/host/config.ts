@@ -18,7 +18,7 @@ const workerSchema = z.strictObject({
     .regex(/^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$/, "must be lower-case letters, digits and hyphens, at most 64")
     .describe("Unique in the mesh."),
   provider: nonEmpty.describe(
-    "The adapter that speaks to it: ollama, openai (and every OpenAI-compatible server), groq, sim.",
+    "The adapter that speaks to it: ollama, openai (and every OpenAI-compatible server), groq, gemini, sim.",
   ),
   baseUrl: z
     .url({ protocol: /^https?$/ })
@@ -139,6 +139,7 @@ export class ConfigurationError extends Error {
 const ENVIRONMENT_WORKERS: readonly { variable: string; worker: Omit<WorkerSettings, "keys"> }[] = [
   { variable: "OPENAI", worker: { name: "openai", provider: "openai" } },
   { variable: "GROQ", worker: { name: "groq", provider: "groq" } },
+  { variable: "GEMINI", worker: { name: "gemini", provider: "gemini" } },
   { variable: "MISTRAL", worker: openAiWorker("mistral", "https://api.mistral.ai/v1", 60) },
   { variable: "DEEPSEEK", worker: openAiWorker("deepseek", "https://api.deepseek.com", 60) },
   { variable: "OPENROUTER", worker: openAiWorker("openrouter", "https://openrouter.ai/api/v1", 110) },
@@ -151,7 +152,17 @@ function openAiWorker(name: string, baseUrl: string, priority: number): Omit<Wor
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Keys in the environment under a provider's name: `GROQ_API_KEYS=a,b` or `GROQ_API_KEY=a`. */
+/** Another name that a provider's keys go by: Google's own SDK takes both. */
+const OTHER_NAMES: Readonly<Record<string, string>> = { GEMINI: "GOOGLE" };
+
+/** A provider's keys in the environment, under its name or its other one. */
+function providerKeys(name: string, environment: Environment): string[] {
+  const keys = keysOf(name, environment);
+  const other = OTHER_NAMES[name];
+  return keys.length === 0 && other !== undefined ? keysOf(other, environment) : keys;
+}
+
+/** Keys in the environment under a name: `GROQ_API_KEYS=a,b` or `GROQ_API_KEY=a`. */
 function keysOf(prefix: string, environment: Environment): string[] {
   const listed = environment[`${prefix}_API_KEYS`] ?? environment[`${prefix}_API_KEY`] ?? "";
   return listed
@@ -185,7 +196,7 @@ export function loadConfiguration(options: {
     parsed.workers !== undefined ? "file" : environmentWorkers(environment).length > 0 ? "environment" : "nothing";
   const workers = (parsed.workers ?? environmentWorkers(environment)).map((worker) => ({
     ...worker,
-    keys: worker.keys ?? keysOf(worker.provider.toUpperCase().replaceAll("-", "_"), environment),
+    keys: worker.keys ?? providerKeys(worker.provider.toUpperCase().replaceAll("-", "_"), environment),
   }));
   const problems = [
     ...duplicates(workers.map(({ name }) => name)).map((name) => `workers: the name "${name}" is used twice`),
@@ -233,7 +244,7 @@ export function configurationJsonSchema(): object {
 function environmentWorkers(environment: Environment): WorkerSettings[] {
   return ENVIRONMENT_WORKERS.map(({ variable, worker }) => {
     const baseUrl = environment[`${variable}_BASE_URL`] ?? worker.baseUrl;
-    return { ...worker, ...(baseUrl === undefined ? {} : { baseUrl }), keys: keysOf(variable, environment) };
+    return { ...worker, ...(baseUrl === undefined ? {} : { baseUrl }), keys: providerKeys(variable, environment) };
   }).filter(({ keys }) => keys.length > 0);
 }
 
