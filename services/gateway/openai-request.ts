@@ -51,15 +51,23 @@ const toolCall = z.looseObject({
   function: z.looseObject({ name: z.string().min(1), arguments: z.string() }),
 });
 
-const text = z.union([z.string(), z.array(textPart)]);
+/** The largest number that the fields of the contracts hold; a larger one would arrive as another. */
+const UINT32_MAX = 4_294_967_295;
+const count = z.int().positive().max(UINT32_MAX);
+
+const text = z.union([z.string(), z.array(textPart).min(1)], "must be a text or a list of text parts");
 const name = z.string().optional();
 const message = z.discriminatedUnion("role", [
   z.looseObject({ role: z.literal("system"), content: text, name }),
   z.looseObject({ role: z.literal("developer"), content: text, name }),
-  z.looseObject({ role: z.literal("user"), content: z.union([z.string(), z.array(userPart)]), name }),
+  z.looseObject({
+    role: z.literal("user"),
+    content: z.union([z.string(), z.array(userPart).min(1)], "must be a text or a list of parts"),
+    name,
+  }),
   z.looseObject({
     role: z.literal("assistant"),
-    content: z.union([z.string(), z.array(assistantPart)]).nullish(),
+    content: z.union([z.string(), z.array(assistantPart)], "must be a text, a list of parts, or null").nullish(),
     refusal: z.string().nullish(),
     reasoning_content: z.string().nullish(),
     tool_calls: z.array(toolCall).nullish(),
@@ -67,7 +75,10 @@ const message = z.discriminatedUnion("role", [
   }),
   z.looseObject({
     role: z.literal("tool"),
-    content: z.union([z.string(), z.array(z.discriminatedUnion("type", [textPart]))]),
+    content: z.union(
+      [z.string(), z.array(z.discriminatedUnion("type", [textPart])).min(1)],
+      "must be a text or a list of text parts",
+    ),
     tool_call_id: z.string().min(1),
     name,
   }),
@@ -80,14 +91,14 @@ const chatBody = z.looseObject({
   stream_options: z.looseObject({ include_usage: z.boolean().optional() }).nullish(),
   temperature: z.number().min(0).max(2).nullish(),
   top_p: z.number().min(0).max(1).nullish(),
-  top_k: z.int().min(0).nullish(),
+  top_k: z.int().min(0).max(UINT32_MAX).nullish(),
   frequency_penalty: z.number().min(-2).max(2).nullish(),
   presence_penalty: z.number().min(-2).max(2).nullish(),
   seed: z.int().nullish(),
-  stop: z.union([z.string(), z.array(z.string()).max(16)]).nullish(),
+  stop: z.union([z.string(), z.array(z.string()).max(16)], "must be a text or a list of at most 16 texts").nullish(),
   logit_bias: z.record(z.string(), z.number().min(-100).max(100)).nullish(),
-  max_tokens: z.int().positive().nullish(),
-  max_completion_tokens: z.int().positive().nullish(),
+  max_tokens: count.nullish(),
+  max_completion_tokens: count.nullish(),
   n: z.int().positive().max(128).nullish(),
   logprobs: z.boolean().nullish(),
   top_logprobs: z.int().min(0).max(20).nullish(),
@@ -108,10 +119,13 @@ const chatBody = z.looseObject({
     )
     .nullish(),
   tool_choice: z
-    .union([
-      z.enum(["none", "auto", "required"]),
-      z.looseObject({ type: z.literal("function"), function: z.looseObject({ name: z.string() }) }),
-    ])
+    .union(
+      [
+        z.enum(["none", "auto", "required"]),
+        z.looseObject({ type: z.literal("function"), function: z.looseObject({ name: z.string() }) }),
+      ],
+      'must be "none", "auto", "required" or {"type":"function","function":{"name":…}}',
+    )
     .nullish(),
   response_format: z
     .discriminatedUnion("type", [
@@ -128,9 +142,10 @@ const chatBody = z.looseObject({
       }),
     ])
     .nullish(),
-  functions: z.undefined("is deprecated and not supported; use tools").optional(),
-  function_call: z.undefined("is deprecated and not supported; use tool_choice").optional(),
-  audio: z.undefined("spoken answers are not supported").optional(),
+  // Null is what clients send that write out every field.
+  functions: z.null("is deprecated and not supported; use tools").optional(),
+  function_call: z.null("is deprecated and not supported; use tool_choice").optional(),
+  audio: z.null("spoken answers are not supported").optional(),
   modalities: z.array(z.literal("text", "spoken answers are not supported")).nullish(),
 });
 
@@ -142,7 +157,7 @@ const embeddingBody = z.looseObject({
     error: "must be a text or a list of 1 to 2048 texts; lists of token ids are not supported",
   }),
   encoding_format: z.enum(["float", "base64"]).nullish(),
-  dimensions: z.int().positive().nullish(),
+  dimensions: count.nullish(),
   user: z.string().nullish(),
 });
 
@@ -201,8 +216,11 @@ export function readShortChatRequest(body: unknown): CompletionRequest {
   return toCompletionRequest(validate(shortBody, body) as ChatBody);
 }
 
+/** One mistake is told; to gather those of a list of a million takes seconds and a gigabyte. */
+const UNTIL_FIRST_MISTAKE: z.core.ParseContextInternal<z.core.$ZodIssue> = { abortEarly: true };
+
 function validate<T>(schema: z.ZodType<T>, body: unknown): T {
-  const result = schema.safeParse(body);
+  const result = schema.safeParse(body, UNTIL_FIRST_MISTAKE);
   if (result.success) return result.data;
   const issue = deepest(result.error.issues[0]!);
   const field = fieldName(issue.path);
@@ -219,6 +237,7 @@ interface Issue {
 
 /** Of a union, the issue of the alternative that came furthest tells most. */
 function deepest(issue: z.core.$ZodIssue): Issue {
+  if (issue.code === "unrecognized_keys") return { path: [...issue.path, issue.keys[0]!], message: "is not known" };
   if (issue.code !== "invalid_union") return issue;
   let best: Issue = issue;
   for (const alternative of issue.errors) {
@@ -235,8 +254,12 @@ function fieldName(path: readonly PropertyKey[]): string {
   return path
     .map((step) => (typeof step === "number" ? `[${step}]` : `.${String(step)}`))
     .join("")
-    .replace(/^\./, "");
+    .replace(/^\./, "")
+    .slice(0, FIELD_CHARACTERS_MAX);
 }
+
+/** Some names are the client's own, and may be as long as the body. */
+const FIELD_CHARACTERS_MAX = 200;
 
 function toCompletionRequest(body: ChatBody): CompletionRequest {
   const toolNames = new Map<string, string>();
@@ -261,9 +284,31 @@ function toCompletionRequest(body: ChatBody): CompletionRequest {
 function extraOf(body: Readonly<Record<string, unknown>>, known: ReadonlySet<string>): Record<string, string> {
   const extra: Record<string, string> = {};
   for (const field in body) {
-    if (!known.has(field) && body[field] !== undefined) extra[field] = JSON.stringify(body[field]);
+    if (!known.has(field) && body[field] !== undefined) extra[field] = toJson(body[field], field);
   }
   return extra;
+}
+
+/** Far deeper than any schema, and far less than what takes seconds to write. */
+const NESTING_MAX = 200;
+
+/** The text of a value that travels on as it came. Throws INVALID_REQUEST for what would not arrive so. */
+function toJson(value: unknown, field: string): string {
+  const wrong = obstacle(value, 0);
+  if (wrong === undefined) return JSON.stringify(value);
+  const name = field.slice(0, FIELD_CHARACTERS_MAX);
+  throw new RpcError("INVALID_REQUEST", `${name}: ${wrong}`, { field: name });
+}
+
+function obstacle(value: unknown, depth: number): string | undefined {
+  if (typeof value === "number" && !Number.isFinite(value)) return "a number in it is too large";
+  if (typeof value !== "object" || value === null) return undefined;
+  if (depth === NESTING_MAX) return `it is nested more than ${NESTING_MAX} levels deep`;
+  for (const inner of Array.isArray(value) ? value : Object.values(value)) {
+    const wrong = obstacle(inner, depth + 1);
+    if (wrong !== undefined) return wrong;
+  }
+  return undefined;
 }
 
 type MessageBody = ChatBody["messages"][number];
@@ -377,11 +422,12 @@ function fromBase64(text: string, field: string): Buffer {
   throw new RpcError("INVALID_REQUEST", `${field} holds no base64 data`, { field });
 }
 
-function toTool({ function: body }: NonNullable<ChatBody["tools"]>[number]): Tool {
+function toTool({ function: body }: NonNullable<ChatBody["tools"]>[number], index: number): Tool {
   return {
     name: body.name,
     description: body.description ?? "",
-    parametersJsonSchema: body.parameters === undefined ? "" : JSON.stringify(body.parameters),
+    parametersJsonSchema:
+      body.parameters === undefined ? "" : toJson(body.parameters, `tools[${index}].function.parameters`),
     strict: body.strict ?? false,
   };
 }
@@ -400,7 +446,7 @@ function toResponseFormat(format: ChatBody["response_format"]): ResponseFormat |
   if (format.type === "text") return { ...plain, kind: FormatKind.TEXT };
   if (format.type === "json_object") return { ...plain, kind: FormatKind.JSON_OBJECT };
   const { name, description = "", schema, strict } = format.json_schema;
-  const jsonSchema = schema === undefined ? "" : JSON.stringify(schema);
+  const jsonSchema = schema === undefined ? "" : toJson(schema, "response_format.json_schema.schema");
   return { kind: FormatKind.JSON_SCHEMA, name, description, jsonSchema, strict: strict ?? false };
 }
 
