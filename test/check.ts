@@ -4,7 +4,9 @@
  * `npm run generate` only generates.
  */
 import { spawn } from "node:child_process";
-import { globSync, readFileSync, writeFileSync } from "node:fs";
+import { globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { configurationJsonSchema } from "../libs/host/index.ts";
 import { CATALOGUE, type Reason } from "../libs/rpc/index.ts";
 import { HTTP_FACES } from "../services/gateway/errors.ts";
@@ -32,19 +34,30 @@ function run(name: string, command: string, ...args: string[]): Promise<Outcome>
 async function generate(): Promise<Outcome[]> {
   const code = await run("buf generate", "buf", "generate", "--template", "proto/buf.gen.yaml");
   // After the code, as generating it empties the folder.
-  const descriptors = await run(
-    "buf build",
-    "buf",
-    "build",
-    "--as-file-descriptor-set",
-    "-o",
-    "libs/gen/descriptors.binpb",
-  );
+  const descriptors = await generateDescriptors();
   writeFileSync(`${ROOT}docs/errors.md`, errorCatalogue());
   writeFileSync(`${ROOT}docs/cortex.schema.json`, `${JSON.stringify(configurationJsonSchema(), null, 2)}\n`);
   const configuration = `${ROOT}docs/configuration.md`;
   writeFileSync(configuration, withReference(readFileSync(configuration, "utf8")));
   return [code, descriptors];
+}
+
+/** What reflection shows: our contracts and the standard health service's. Two sets of files, put together, are one. */
+async function generateDescriptors(): Promise<Outcome> {
+  const folder = mkdtempSync(join(tmpdir(), "cortex-descriptors-"));
+  const file = join(folder, "set.binpb");
+  const sets: Buffer[] = [];
+  try {
+    for (const input of [".", "node_modules/grpc-health-check/proto"]) {
+      const built = await run("buf build", "buf", "build", input, "--as-file-descriptor-set", "-o", file);
+      if (built.code !== 0) return built;
+      sets.push(readFileSync(file));
+    }
+    writeFileSync(`${ROOT}libs/gen/descriptors.binpb`, Buffer.concat(sets));
+    return { name: "buf build", code: 0, output: "" };
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 }
 
 function errorCatalogue(): string {

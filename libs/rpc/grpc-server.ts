@@ -4,6 +4,7 @@
  */
 
 import { randomUUID } from "node:crypto";
+import { BinaryReader } from "@bufbuild/protobuf/wire";
 import {
   type Metadata,
   Server,
@@ -12,7 +13,7 @@ import {
   type ServerWritableStream,
   type sendUnaryData,
 } from "@grpc/grpc-js";
-import { loadFileDescriptorSetFromBuffer } from "@grpc/proto-loader";
+import type { PackageDefinition } from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
 import { HealthImplementation } from "grpc-health-check";
 import { parseTraceparent } from "../telemetry/index.ts";
@@ -37,7 +38,7 @@ export interface GrpcServerOptions extends CarrierDependencies {
    * UNAUTHENTICATED. Not asked for reflection and health.
    */
   authenticate(authorization: string, meshSecret: string): Caller;
-  /** All contracts as an encoded FileDescriptorSet, for reflection. */
+  /** All contracts, and the health service's, as an encoded FileDescriptorSet, for reflection. */
   readonly descriptors: Buffer;
   /** The full names of the services that reflection shows. */
   readonly interfaces: readonly string[];
@@ -69,8 +70,8 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
   });
   const health = new HealthImplementation({ "": "SERVING" });
   health.addToServer(server as unknown as Parameters<HealthImplementation["addToServer"]>[0]);
-  const contracts = loadFileDescriptorSetFromBuffer(options.descriptors);
-  new ReflectionService(contracts, { services: [...options.interfaces] }).addToServer(server);
+  const visible = [...options.interfaces, HEALTH_SERVICE];
+  new ReflectionService(reflected(options.descriptors), { services: visible }).addToServer(server);
   const served: string[] = [];
   let callsInFlight = 0;
 
@@ -128,6 +129,25 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
       clearTimeout(force);
     },
   };
+}
+
+const HEALTH_SERVICE = "grpc.health.v1.Health";
+/** `FileDescriptorSet.file`: field 1, length-delimited. */
+const FILE_TAG = (1 << 3) | 2;
+
+/**
+ * What reflection answers from: the files of a FileDescriptorSet as buf wrote them. Loaded by proto-loader they would be
+ * written anew, with relative names of types that other clients can't resolve.
+ */
+function reflected(descriptors: Buffer): PackageDefinition {
+  const fileDescriptorProtos: Buffer[] = [];
+  const reader = new BinaryReader(descriptors);
+  while (reader.pos < reader.len) {
+    if (reader.uint32() !== FILE_TAG) throw new Error("the descriptors are not a FileDescriptorSet");
+    fileDescriptorProtos.push(Buffer.from(reader.bytes()));
+  }
+  const contracts = { fileDescriptorProtos } as unknown as PackageDefinition[string];
+  return { contracts };
 }
 
 type Unary = (request: unknown, call: Call) => Promise<unknown>;
