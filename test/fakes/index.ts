@@ -1,6 +1,7 @@
 /** Simulated providers to test against, over real HTTP and true to the byte. */
 export type { Behaviour, BehaviourLike, Fault, Point } from "./behaviour.ts";
 export { parseBehaviour } from "./behaviour.ts";
+export { type GeminiSimulatorOptions, startGeminiSimulator } from "./gemini.ts";
 export { type OllamaSimulatorOptions, startOllamaSimulator } from "./ollama.ts";
 export { type OpenAiSimulatorOptions, startOpenAiSimulator } from "./openai.ts";
 export { type Ending, type Script, type SimulatedRequest, type Simulator, unusedPort } from "./simulator.ts";

@@ -32,8 +32,10 @@ export interface Provider {
   /** After host and port in the base URL: `/v1`. */
   readonly basePath: string;
   reply(request: SimulatedRequest, behaviour: Behaviour): Reply;
+  /** Waits are told in the body, not by a retry-after header. */
+  readonly waitInBody?: boolean;
   /** The answer for an HTTP status other than 200, in this provider's words. */
-  failure(status: number): Reply;
+  failure(status: number, retryAfterS?: number): Reply;
   /** Whether the model is asked for something here, so that behaviours apply. */
   isGeneration(request: SimulatedRequest): boolean;
   /** The behaviour that the request itself asks for. */
@@ -262,8 +264,9 @@ class Play implements Simulator {
   #reply(request: SimulatedRequest, behaviour: Behaviour): Reply {
     if (behaviour.status === undefined) return this.#provider.reply(request, behaviour);
     const { status, headers, body, html, retryAfter } = behaviour;
-    const reply = this.#provider.failure(status);
-    const wait = retryAfter === undefined ? {} : { "retry-after": String(retryAfter) };
+    const reply = this.#provider.failure(status, retryAfter);
+    const inHeader = retryAfter !== undefined && !this.#provider.waitInBody;
+    const wait = inHeader ? { "retry-after": String(retryAfter) } : {};
     if (html) {
       const page = `<html>\r\n<head><title>${status} Error</title></head>\r\n<body><center><h1>${status}</h1></center></body>\r\n</html>\r\n`;
       return { ...reply, headers: { "content-type": "text/html", ...wait, ...headers }, tokens: [page] };
@@ -289,7 +292,7 @@ async function readBody(incoming: IncomingMessage): Promise<unknown> {
 }
 
 function lineEnds(text: string, behaviour: Behaviour): string {
-  return behaviour.crlf ? text.replaceAll("\n", "\r\n") : text;
+  return behaviour.crlf ? text.replaceAll(/\r?\n/g, "\r\n") : text;
 }
 
 /** Plays one reply. */
