@@ -116,6 +116,7 @@ class HttpWorker implements Worker, AttemptHost {
       activeRequests: this.#active,
       concurrentRequestsMax: this.#concurrentMax,
       simulated: simulated ?? false,
+      keys: [],
     };
   }
 

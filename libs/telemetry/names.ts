@@ -49,6 +49,8 @@ export const ATTRIBUTE = {
   /** How the call travelled: in_process or grpc. */
   carrier: "cortex.carrier",
   worker: "cortex.worker",
+  /** The fingerprint of the key that a request was sent with. */
+  key: "cortex.key",
   attempt: "cortex.attempt",
   attempts: "cortex.attempts",
   outcome: "cortex.outcome",
@@ -62,4 +64,5 @@ export const EVENT = {
   attemptFinished: "cortex.attempt.finished",
   workerChanged: "cortex.worker.changed",
   nodeChanged: "cortex.node.changed",
+  keyChanged: "cortex.key.changed",
 } as const;

@@ -111,6 +111,7 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
       activeRequests,
       concurrentRequestsMax: 0,
       simulated: true,
+      keys: [],
     }),
     checkHealth: async () => ({ health: Health.AVAILABLE, latencyMs: 0, message: "" }),
     async complete(request, call): Promise<Completion> {

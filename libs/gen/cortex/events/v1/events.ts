@@ -109,6 +109,40 @@ export namespace NodeChanged_Change {
   export type LEFT = typeof NodeChanged_Change.LEFT;
 }
 
+/** cortex.key.changed: a key of a worker rests, is out, or is back. */
+export interface KeyChanged {
+  readonly change: KeyChanged_Change;
+  readonly node: string;
+  readonly worker: string;
+  readonly provider: string;
+  /** The first eight digits of the key's SHA-256 in hexadecimal. */
+  readonly fingerprint: string;
+  /** The reason of the error catalogue; empty when it is back. */
+  readonly reason: string;
+  /** Milliseconds since the Unix epoch; 0 unless it rests. */
+  readonly restingUntilMs: number;
+}
+
+/** What happened to the key. */
+export const KeyChanged_Change = {
+  UNSPECIFIED: 0,
+  /** RESTED - The provider limits it, or has put off its return. */
+  RESTED: 1,
+  /** OUT - The provider has refused it. */
+  OUT: 2,
+  /** BACK - It serves again. */
+  BACK: 3,
+} as const;
+
+export type KeyChanged_Change = typeof KeyChanged_Change[keyof typeof KeyChanged_Change];
+
+export namespace KeyChanged_Change {
+  export type UNSPECIFIED = typeof KeyChanged_Change.UNSPECIFIED;
+  export type RESTED = typeof KeyChanged_Change.RESTED;
+  export type OUT = typeof KeyChanged_Change.OUT;
+  export type BACK = typeof KeyChanged_Change.BACK;
+}
+
 function createBaseAttemptFinished(): AttemptFinished {
   return {
     requestId: "",
@@ -504,6 +538,133 @@ export const NodeChanged: MessageFns<NodeChanged> = {
     message.change = object.change ?? 0;
     message.node = object.node ?? "";
     message.services = object.services?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseKeyChanged(): KeyChanged {
+  return { change: 0, node: "", worker: "", provider: "", fingerprint: "", reason: "", restingUntilMs: 0 };
+}
+
+export const KeyChanged: MessageFns<KeyChanged> = {
+  encode(message: KeyChanged, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.change !== 0) {
+      writer.uint32(8).int32(message.change);
+    }
+    if (message.node !== "") {
+      writer.uint32(18).string(message.node);
+    }
+    if (message.worker !== "") {
+      writer.uint32(26).string(message.worker);
+    }
+    if (message.provider !== "") {
+      writer.uint32(34).string(message.provider);
+    }
+    if (message.fingerprint !== "") {
+      writer.uint32(42).string(message.fingerprint);
+    }
+    if (message.reason !== "") {
+      writer.uint32(50).string(message.reason);
+    }
+    if (message.restingUntilMs !== 0) {
+      writer.uint32(57).double(message.restingUntilMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): KeyChanged {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseKeyChanged() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.change = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.worker = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.provider = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.fingerprint = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.restingUntilMs = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<KeyChanged>): KeyChanged {
+    return KeyChanged.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<KeyChanged>): KeyChanged {
+    const message = createBaseKeyChanged() as any;
+    message.change = object.change ?? 0;
+    message.node = object.node ?? "";
+    message.worker = object.worker ?? "";
+    message.provider = object.provider ?? "";
+    message.fingerprint = object.fingerprint ?? "";
+    message.reason = object.reason ?? "";
+    message.restingUntilMs = object.restingUntilMs ?? 0;
     return message;
   },
 };

@@ -36,7 +36,10 @@ export const BreakerState = {
   CLOSED: 1,
   /** OPEN - Requests are refused at once, until the provider has had time to recover. */
   OPEN: 2,
-  /** HALF_OPEN - One request at a time is let through as a trial. */
+  /**
+   * HALF_OPEN - One request at a time is let through as a trial. Once one has succeeded the breaker is closed, and for a while admits
+   * only as many requests at once as the successes since then justify.
+   */
   HALF_OPEN: 3,
 } as const;
 
@@ -47,6 +50,26 @@ export namespace BreakerState {
   export type CLOSED = typeof BreakerState.CLOSED;
   export type OPEN = typeof BreakerState.OPEN;
   export type HALF_OPEN = typeof BreakerState.HALF_OPEN;
+}
+
+/** Whether a key of a worker can be used. */
+export const KeyState = {
+  UNSPECIFIED: 0,
+  /** AVAILABLE - It serves. */
+  AVAILABLE: 1,
+  /** RESTING - The provider limits it: it serves again at resting_until_ms. */
+  RESTING: 2,
+  /** OUT - The provider has refused it: it serves no request until a health check has shown that it is taken again. */
+  OUT: 3,
+} as const;
+
+export type KeyState = typeof KeyState[keyof typeof KeyState];
+
+export namespace KeyState {
+  export type UNSPECIFIED = typeof KeyState.UNSPECIFIED;
+  export type AVAILABLE = typeof KeyState.AVAILABLE;
+  export type RESTING = typeof KeyState.RESTING;
+  export type OUT = typeof KeyState.OUT;
 }
 
 /** The worker to check. */
@@ -139,6 +162,47 @@ export interface WorkerInfo {
   readonly concurrentRequestsMax: number;
   /** It answers from a simulation, not from a model. */
   readonly simulated: boolean;
+  /** Its keys, in the order of its settings; none for a worker that has no key. */
+  readonly keys: readonly KeyInfo[];
+  /** What its breaker has counted. */
+  readonly breakerStatistics?: BreakerStatistics | undefined;
+}
+
+/** A key of a worker. The key itself never leaves its node. */
+export interface KeyInfo {
+  /** The first eight digits of the key's SHA-256 in hexadecimal. */
+  readonly fingerprint: string;
+  readonly state: KeyState;
+  /** Milliseconds since the Unix epoch; 0 unless it rests. */
+  readonly restingUntilMs: number;
+  /** Requests that were sent with it since the worker was started. */
+  readonly requests: number;
+  /** Requests that are sent with it now. */
+  readonly inFlight: number;
+  /** The reason of the error catalogue for which it rests or is out; empty when it serves. */
+  readonly reason: string;
+  /** What is left of its limits, as the provider said last; absent where it says nothing, or that was too long ago. */
+  readonly remainingRequests?: number | undefined;
+  readonly remainingTokens?: number | undefined;
+}
+
+/**
+ * What a worker's breaker has counted since the worker was started. An outcome that says nothing about the provider (the
+ * client left, a bad request, a rate limit) is neither a success nor a failure.
+ */
+export interface BreakerStatistics {
+  /** Failures since the last success. */
+  readonly failuresInRow: number;
+  readonly successes: number;
+  readonly failures: number;
+  /** Requests that it refused. */
+  readonly rejected: number;
+  /** How often it has opened. */
+  readonly opened: number;
+  /** When it opened last, in milliseconds since the Unix epoch; 0 for never. */
+  readonly openedAtMs: number;
+  /** How many requests it admits at once while the provider recovers; 0 for no bound. */
+  readonly concurrentRequestsMax: number;
 }
 
 /** The connections of a worker to its provider. */
@@ -901,6 +965,8 @@ function createBaseWorkerInfo(): WorkerInfo {
     activeRequests: 0,
     concurrentRequestsMax: 0,
     simulated: false,
+    keys: [],
+    breakerStatistics: undefined,
   };
 }
 
@@ -941,6 +1007,12 @@ export const WorkerInfo: MessageFns<WorkerInfo> = {
     }
     if (message.simulated !== false) {
       writer.uint32(96).bool(message.simulated);
+    }
+    for (const v of message.keys) {
+      KeyInfo.encode(v!, writer.uint32(106).fork()).join();
+    }
+    if (message.breakerStatistics !== undefined) {
+      BreakerStatistics.encode(message.breakerStatistics, writer.uint32(114).fork()).join();
     }
     return writer;
   },
@@ -1054,6 +1126,22 @@ export const WorkerInfo: MessageFns<WorkerInfo> = {
             message.simulated = reader.bool();
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.keys.push(KeyInfo.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.breakerStatistics = BreakerStatistics.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1085,6 +1173,293 @@ export const WorkerInfo: MessageFns<WorkerInfo> = {
     message.activeRequests = object.activeRequests ?? 0;
     message.concurrentRequestsMax = object.concurrentRequestsMax ?? 0;
     message.simulated = object.simulated ?? false;
+    message.keys = object.keys?.map((e) => KeyInfo.fromPartial(e)) || [];
+    message.breakerStatistics = (object.breakerStatistics !== undefined && object.breakerStatistics !== null)
+      ? BreakerStatistics.fromPartial(object.breakerStatistics)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseKeyInfo(): KeyInfo {
+  return {
+    fingerprint: "",
+    state: 0,
+    restingUntilMs: 0,
+    requests: 0,
+    inFlight: 0,
+    reason: "",
+    remainingRequests: undefined,
+    remainingTokens: undefined,
+  };
+}
+
+export const KeyInfo: MessageFns<KeyInfo> = {
+  encode(message: KeyInfo, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.fingerprint !== "") {
+      writer.uint32(10).string(message.fingerprint);
+    }
+    if (message.state !== 0) {
+      writer.uint32(16).int32(message.state);
+    }
+    if (message.restingUntilMs !== 0) {
+      writer.uint32(25).double(message.restingUntilMs);
+    }
+    if (message.requests !== 0) {
+      writer.uint32(32).uint64(message.requests);
+    }
+    if (message.inFlight !== 0) {
+      writer.uint32(40).uint32(message.inFlight);
+    }
+    if (message.reason !== "") {
+      writer.uint32(50).string(message.reason);
+    }
+    if (message.remainingRequests !== undefined) {
+      writer.uint32(56).uint64(message.remainingRequests);
+    }
+    if (message.remainingTokens !== undefined) {
+      writer.uint32(64).uint64(message.remainingTokens);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): KeyInfo {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseKeyInfo() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.fingerprint = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.state = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.restingUntilMs = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.requests = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.inFlight = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.remainingRequests = longToNumber(reader.uint64());
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.remainingTokens = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<KeyInfo>): KeyInfo {
+    return KeyInfo.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<KeyInfo>): KeyInfo {
+    const message = createBaseKeyInfo() as any;
+    message.fingerprint = object.fingerprint ?? "";
+    message.state = object.state ?? 0;
+    message.restingUntilMs = object.restingUntilMs ?? 0;
+    message.requests = object.requests ?? 0;
+    message.inFlight = object.inFlight ?? 0;
+    message.reason = object.reason ?? "";
+    message.remainingRequests = object.remainingRequests ?? undefined;
+    message.remainingTokens = object.remainingTokens ?? undefined;
+    return message;
+  },
+};
+
+function createBaseBreakerStatistics(): BreakerStatistics {
+  return {
+    failuresInRow: 0,
+    successes: 0,
+    failures: 0,
+    rejected: 0,
+    opened: 0,
+    openedAtMs: 0,
+    concurrentRequestsMax: 0,
+  };
+}
+
+export const BreakerStatistics: MessageFns<BreakerStatistics> = {
+  encode(message: BreakerStatistics, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.failuresInRow !== 0) {
+      writer.uint32(8).uint32(message.failuresInRow);
+    }
+    if (message.successes !== 0) {
+      writer.uint32(16).uint64(message.successes);
+    }
+    if (message.failures !== 0) {
+      writer.uint32(24).uint64(message.failures);
+    }
+    if (message.rejected !== 0) {
+      writer.uint32(32).uint64(message.rejected);
+    }
+    if (message.opened !== 0) {
+      writer.uint32(40).uint64(message.opened);
+    }
+    if (message.openedAtMs !== 0) {
+      writer.uint32(49).double(message.openedAtMs);
+    }
+    if (message.concurrentRequestsMax !== 0) {
+      writer.uint32(56).uint32(message.concurrentRequestsMax);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): BreakerStatistics {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseBreakerStatistics() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.failuresInRow = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.successes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.failures = longToNumber(reader.uint64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.rejected = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.opened = longToNumber(reader.uint64());
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.openedAtMs = reader.double();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.concurrentRequestsMax = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<BreakerStatistics>): BreakerStatistics {
+    return BreakerStatistics.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<BreakerStatistics>): BreakerStatistics {
+    const message = createBaseBreakerStatistics() as any;
+    message.failuresInRow = object.failuresInRow ?? 0;
+    message.successes = object.successes ?? 0;
+    message.failures = object.failures ?? 0;
+    message.rejected = object.rejected ?? 0;
+    message.opened = object.opened ?? 0;
+    message.openedAtMs = object.openedAtMs ?? 0;
+    message.concurrentRequestsMax = object.concurrentRequestsMax ?? 0;
     return message;
   },
 };
@@ -1276,6 +1651,17 @@ export type DeepPartial<T> = T extends Builtin ? T
     ? { readonly $case: T["$case"]; value?: DeepPartial<T["value"]> }
   : T extends {} ? { [K in keyof T]?: DeepPartial<T[K]> }
   : Partial<T>;
+
+function longToNumber(int64: { toString(): string }): number {
+  const num = globalThis.Number(int64.toString());
+  if (num > globalThis.Number.MAX_SAFE_INTEGER) {
+    throw new globalThis.Error("Value is larger than Number.MAX_SAFE_INTEGER");
+  }
+  if (num < globalThis.Number.MIN_SAFE_INTEGER) {
+    throw new globalThis.Error("Value is smaller than Number.MIN_SAFE_INTEGER");
+  }
+  return num;
+}
 
 export interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;
