@@ -209,17 +209,21 @@ export function servedHeaders(
 ): Record<string, string> {
   const headers: Record<string, string> = { "x-cortex-attempts": String(attempts) };
   if (served !== undefined) {
-    headers["x-cortex-worker"] = served.worker;
-    headers["x-cortex-provider"] = served.provider;
+    headers["x-cortex-worker"] = printable(served.worker);
+    headers["x-cortex-provider"] = printable(served.provider);
   }
   if (warnings.length > 0) {
     const told = warnings.map(({ code, parameter }) => (parameter === "" ? code : `${code} ${parameter}`));
-    headers["x-cortex-warnings"] = told
-      .join(", ")
-      .replaceAll(/[^\x20-\x7e]/g, "?")
-      .slice(0, 1_000);
+    headers["x-cortex-warnings"] = printable(told.join(", "));
   }
   return headers;
+}
+
+const HEADER_CHARACTERS_MAX = 1_000;
+
+/** Node refuses a header with anything else in it, and with it the answer. */
+function printable(value: string): string {
+  return value.slice(0, HEADER_CHARACTERS_MAX).replaceAll(/[^\x20-\x7e]/g, "?");
 }
 
 /** The body of `GET /v1/models`. */
