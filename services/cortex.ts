@@ -3,6 +3,7 @@
  * node; `cortex run router cache` runs those. The code of a service is the same either way.
  */
 import { runCommandLine } from "../libs/cli/index.ts";
+import { adapterCohere } from "./adapter-cohere/start.ts";
 import { adapterGemini } from "./adapter-gemini/start.ts";
 import { adapterGroq } from "./adapter-groq/start.ts";
 import { adapterOllama } from "./adapter-ollama/start.ts";
@@ -12,6 +13,16 @@ import { gateway } from "./gateway/start.ts";
 import { health } from "./health/start.ts";
 import { router } from "./router/start.ts";
 
-const SERVICES = [gateway, router, health, adapterOllama, adapterOpenAi, adapterGroq, adapterGemini, adapterSim];
+const SERVICES = [
+  gateway,
+  router,
+  health,
+  adapterOllama,
+  adapterOpenAi,
+  adapterGroq,
+  adapterGemini,
+  adapterCohere,
+  adapterSim,
+];
 
 process.exitCode = await runCommandLine(process.argv.slice(2), SERVICES);

@@ -140,6 +140,7 @@ const ENVIRONMENT_WORKERS: readonly { variable: string; worker: Omit<WorkerSetti
   { variable: "OPENAI", worker: { name: "openai", provider: "openai" } },
   { variable: "GROQ", worker: { name: "groq", provider: "groq" } },
   { variable: "GEMINI", worker: { name: "gemini", provider: "gemini" } },
+  { variable: "COHERE", worker: { name: "cohere", provider: "cohere" } },
   { variable: "MISTRAL", worker: openAiWorker("mistral", "https://api.mistral.ai/v1", 60) },
   { variable: "DEEPSEEK", worker: openAiWorker("deepseek", "https://api.deepseek.com", 60) },
   { variable: "OPENROUTER", worker: openAiWorker("openrouter", "https://openrouter.ai/api/v1", 110) },
@@ -152,8 +153,8 @@ function openAiWorker(name: string, baseUrl: string, priority: number): Omit<Wor
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Another name that a provider's keys go by: Google's own SDK takes both. */
-const OTHER_NAMES: Readonly<Record<string, string>> = { GEMINI: "GOOGLE" };
+/** Another name that a provider's keys go by, in its own SDK. */
+const OTHER_NAMES: Readonly<Record<string, string>> = { GEMINI: "GOOGLE", COHERE: "CO" };
 
 /** A provider's keys in the environment, under its name or its other one. */
 function providerKeys(name: string, environment: Environment): string[] {
