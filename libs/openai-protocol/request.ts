@@ -49,7 +49,7 @@ export function toChatRequest(
   addReasoning(body, request.reasoning, model, server);
   body
     .set("tool_choice", alone ? undefined : toToolChoice(request.toolChoice))
-    .set("parallel_tool_calls", request.parallelToolCalls)
+    .set("parallel_tool_calls", alone ? undefined : request.parallelToolCalls)
     .set("user", request.user || undefined)
     .setText("tools", tools.length > 0 ? `[${tools.map(toTool).join(",")}]` : undefined)
     .setText("response_format", toResponseFormat(request.responseFormat, server))

@@ -2,6 +2,8 @@
 export type { Behaviour, BehaviourLike, Fault, Point } from "./behaviour.ts";
 export { parseBehaviour } from "./behaviour.ts";
 export { type GeminiSimulatorOptions, startGeminiSimulator } from "./gemini.ts";
+export { GROQ_ERRORS, type GroqSimulatorOptions, startGroqSimulator } from "./groq.ts";
 export { type OllamaSimulatorOptions, startOllamaSimulator } from "./ollama.ts";
 export { type OpenAiSimulatorOptions, startOpenAiSimulator } from "./openai.ts";
+export { FLAVORS, type FlavorName } from "./openai-flavors.ts";
 export { type Ending, type Script, type SimulatedRequest, type Simulator, unusedPort } from "./simulator.ts";

@@ -3,16 +3,32 @@
  *
  *   node test/fakes/main.ts openai 9101 "tokenMs:20,cut:10"
  */
-import { startGeminiSimulator, startOllamaSimulator, startOpenAiSimulator } from "./index.ts";
+import {
+  FLAVORS,
+  type FlavorName,
+  type Simulator,
+  startGeminiSimulator,
+  startGroqSimulator,
+  startOllamaSimulator,
+  startOpenAiSimulator,
+} from "./index.ts";
 
-const STARTS = {
-  openai: startOpenAiSimulator,
+type Start = (options: { port: number; behaviour: string | undefined }) => Promise<Simulator>;
+
+const COMPATIBLE = (Object.keys(FLAVORS) as FlavorName[]).map((flavor): [string, Start] => [
+  flavor,
+  (options) => startOpenAiSimulator({ ...options, flavor }),
+]);
+
+const STARTS: Readonly<Record<string, Start>> = {
+  ...Object.fromEntries(COMPATIBLE),
+  groq: startGroqSimulator,
   ollama: startOllamaSimulator,
   gemini: startGeminiSimulator,
 };
 
 const [provider = "", port = "0", behaviour] = process.argv.slice(2);
-const start = Object.entries(STARTS).find(([name]) => name === provider)?.[1];
+const start = Object.hasOwn(STARTS, provider) ? STARTS[provider] : undefined;
 if (start === undefined) {
   console.error(`usage: node test/fakes/main.ts ${Object.keys(STARTS).join("|")} [PORT] [BEHAVIOUR]`);
   process.exit(2);

@@ -269,11 +269,17 @@ class Play implements Simulator {
     const wait = inHeader ? { "retry-after": String(retryAfter) } : {};
     if (html) {
       const page = `<html>\r\n<head><title>${status} Error</title></head>\r\n<body><center><h1>${status}</h1></center></body>\r\n</html>\r\n`;
-      return { ...reply, headers: { "content-type": "text/html", ...wait, ...headers }, tokens: [page] };
+      return { ...reply, headers: { "content-type": "text/html", ...wait, ...headers }, ...inHalves(page) };
     }
-    const tokens = body === undefined ? reply.tokens : [typeof body === "string" ? body : JSON.stringify(body)];
-    return { ...reply, headers: { ...reply.headers, ...wait, ...headers }, tokens };
+    const own = body === undefined ? {} : inHalves(typeof body === "string" ? body : JSON.stringify(body));
+    return { ...reply, headers: { ...reply.headers, ...wait, ...headers }, ...own };
   }
+}
+
+/** A body that is sent whole, cut in the middle, where it can go wrong. */
+export function inHalves(text: string): Pick<Reply, "head" | "tokens" | "tail"> {
+  const middle = Math.floor(text.length / 2);
+  return { head: [], tokens: [text.slice(0, middle)], tail: [text.slice(middle)] };
 }
 
 async function readBody(incoming: IncomingMessage): Promise<unknown> {
