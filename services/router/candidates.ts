@@ -47,7 +47,7 @@ export function indexWorkers(running: readonly RunningWorker[]): WorkerIndex {
   const ordered = [...workers.values()].sort((a, b) => localFirst(a.info, b.info));
   const byModel = new Map<string, KnownWorker[]>();
   for (const worker of ordered) {
-    for (const model of worker.info.models) {
+    for (const model of new Set(worker.info.models)) {
       const serving = byModel.get(model);
       if (serving === undefined) byModel.set(model, [worker]);
       else serving.push(worker);
@@ -77,8 +77,9 @@ export type Routes = Readonly<Record<string, readonly string[]>>;
  * Throws MODEL_NOT_FOUND with the closest names.
  */
 export function resolve(name: string, index: WorkerIndex, routes: Routes): Candidate[] {
-  if (name === AUTO) return automatic(index);
-  const route = Object.hasOwn(routes, name) ? routes[name]! : [name];
+  const routed = Object.hasOwn(routes, name);
+  if (name === AUTO && !routed) return automatic(index);
+  const route = routed ? routes[name]! : [name];
   const candidates: Candidate[] = [];
   for (const target of route) {
     for (const candidate of direct(target, index)) {
@@ -88,33 +89,36 @@ export function resolve(name: string, index: WorkerIndex, routes: Routes): Candi
   }
   if (candidates.length > 0) return candidates;
   // A route whose workers have not come up (yet) is no mistake of the client's.
-  if (Object.hasOwn(routes, name))
-    throw new RpcError("NO_WORKERS_AVAILABLE", `no worker of the route "${name}" is running`);
+  if (routed) throw new RpcError("NO_WORKERS_AVAILABLE", `no worker of the route "${name}" is running`);
   throw notFound(name, index, routes);
 }
+
+/** Providers list all their models together; these words mark those that hold no conversation. */
+const NOT_FOR_CHAT =
+  /embed|whisper|transcri|tts|speech|audio|dall-e|image|imagen|veo|sora|moderation|guard|rerank|davinci|babbage|aqa/i;
 
 function automatic(index: WorkerIndex): Candidate[] {
   const candidates = index.ordered
     .filter(({ info }) => info.models.length > 0)
-    .map((worker) => candidateOf(worker, worker.info.models[0]!));
+    .map((worker) =>
+      candidateOf(worker, worker.info.models.find((model) => !NOT_FOR_CHAT.test(model)) ?? worker.info.models[0]!),
+    );
   if (candidates.length > 0) return candidates;
   throw new RpcError("NO_WORKERS_AVAILABLE", "no workers available: no worker that has a model is running");
 }
 
 function direct(target: string, index: WorkerIndex): Candidate[] {
   const slash = target.indexOf("/");
-  if (slash > 0) {
-    const worker = index.workers.get(target.slice(0, slash));
-    const model = target.slice(slash + 1);
-    if (worker !== undefined) {
-      const known = knownModel(model, worker.info.models);
-      // A worker that could not be asked for its models may well have this one.
-      if (known !== undefined) return [candidateOf(worker, known)];
-      return worker.info.models.length === 0 ? [candidateOf(worker, model)] : [];
-    }
-  }
+  const worker = slash > 0 ? index.workers.get(target.slice(0, slash)) : undefined;
+  const model = target.slice(slash + 1);
+  const known = worker === undefined ? undefined : knownModel(model, worker.info.models);
+  if (worker !== undefined && known !== undefined) return [candidateOf(worker, known)];
+  // Models have names with slashes too, and their first part may be a worker's name: openai/gpt-oss-20b, groq/compound.
   const serving = index.byModel.get(target) ?? index.byModel.get(`${target}:latest`) ?? [];
-  return serving.map((worker) => candidateOf(worker, knownModel(target, worker.info.models)!));
+  const candidates = serving.map((other) => candidateOf(other, knownModel(target, other.info.models)!));
+  // A worker that could not be asked for its models may well have this one.
+  if (worker?.info.models.length === 0 && model !== "") candidates.push(candidateOf(worker, model));
+  return candidates;
 }
 
 /** Ollama lists `llama3.2:latest` and takes `llama3.2` for it (https://github.com/ollama/ollama/blob/main/docs/api.md). */
@@ -130,10 +134,16 @@ function candidateOf({ info, nodes }: KnownWorker, model: string): Candidate {
 const SUGGESTIONS_MAX = 3;
 
 function notFound(name: string, index: WorkerIndex, routes: Routes): RpcError {
-  const known = [...index.byModel.keys(), ...Object.keys(routes)];
-  const near = known
-    .map((candidate) => ({ candidate, distance: distance(name.toLowerCase(), candidate.toLowerCase()) }))
-    .filter(({ candidate, distance }) => distance <= Math.max(3, candidate.length / 2))
+  const asked = name.toLowerCase();
+  const worker = index.workers.get(name.slice(0, Math.max(0, name.indexOf("/"))));
+  const known = new Set([
+    ...Object.keys(routes),
+    ...index.byModel.keys(),
+    ...(worker?.info.models ?? []).map((model) => `${worker!.info.name}/${model}`),
+  ]);
+  const near = [...known]
+    .map((candidate) => ({ candidate, distance: unlikeness(asked, candidate.toLowerCase()) }))
+    .filter(({ distance }) => distance < 0.5)
     .sort((a, b) => a.distance - b.distance)
     .slice(0, SUGGESTIONS_MAX)
     .map(({ candidate }) => `"${candidate}"`);
@@ -144,9 +154,20 @@ function notFound(name: string, index: WorkerIndex, routes: Routes): RpcError {
   return new RpcError("MODEL_NOT_FOUND", `the model "${name.slice(0, 200)}" does not exist${hint}`, { field: "model" });
 }
 
-/** Levenshtein's distance, of the first 64 characters. */
+/** From 0 for the same name to 1 for nothing in common. A name that is the beginning of the other is likely meant. */
+function unlikeness(asked: string, candidate: string): number {
+  const longest = Math.min(Math.max(asked.length, candidate.length), DISTANCE_CHARACTERS_MAX);
+  if (asked.length >= 3 && candidate.startsWith(asked)) return 0.25;
+  // At least as far apart as they differ in length.
+  if (Math.abs(asked.length - candidate.length) >= longest / 2) return 1;
+  return distance(asked, candidate) / longest;
+}
+
+const DISTANCE_CHARACTERS_MAX = 64;
+
+/** Levenshtein's distance, of the first characters. */
 function distance(a: string, b: string): number {
-  const [left, right] = [a.slice(0, 64), b.slice(0, 64)];
+  const [left, right] = [a.slice(0, DISTANCE_CHARACTERS_MAX), b.slice(0, DISTANCE_CHARACTERS_MAX)];
   let row = Array.from({ length: right.length + 1 }, (_, index) => index);
   for (let i = 1; i <= left.length; i++) {
     const next = [i];

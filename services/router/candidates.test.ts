@@ -1,0 +1,249 @@
+/** Which workers are tried for a model's name, and in which order. */
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import type { RunningWorker } from "../../libs/gen/cortex/mesh/v1/mesh.ts";
+import { BreakerState, Health, WorkerInfo } from "../../libs/gen/cortex/provider/v1/provider.ts";
+import { RpcError } from "../../libs/rpc/index.ts";
+import { AUTO, type Candidate, indexWorkers, type Routes, resolve } from "./candidates.ts";
+
+/** A worker that is well, unless it is said otherwise. */
+function running(name: string, info: Partial<WorkerInfo> = {}, node = "here"): RunningWorker {
+  const well = { health: Health.AVAILABLE, breaker: BreakerState.CLOSED, provider: "p", models: ["m"] };
+  return { node, info: { ...WorkerInfo.decode(new Uint8Array()), ...well, ...info, name } };
+}
+
+/** The candidates as `worker/model`. */
+function resolved(name: string, workers: readonly RunningWorker[], routes: Routes = {}): string[] {
+  return resolve(name, indexWorkers(workers), routes).map(({ worker, model }) => `${worker}/${model}`);
+}
+
+function refusalOf(name: string, workers: readonly RunningWorker[], routes: Routes = {}): RpcError {
+  try {
+    resolve(name, indexWorkers(workers), routes);
+  } catch (error) {
+    expect(error).toBeInstanceOf(RpcError);
+    return error as RpcError;
+  }
+  throw new Error(`${name} was found`);
+}
+
+describe("the order of candidates", () => {
+  it("is by priority, lowest number first, then by name", () => {
+    const workers = [
+      running("cloud", { priority: 100 }),
+      running("b", { priority: 10 }),
+      running("a", { priority: 10 }),
+      running("first", { priority: 0 }),
+    ];
+    expect(resolved("m", workers)).toEqual(["first/m", "a/m", "b/m", "cloud/m"]);
+    expect(resolved(AUTO, workers)).toEqual(["first/m", "a/m", "b/m", "cloud/m"]);
+  });
+
+  it("puts a busy worker after free ones, simulations after models, and what is down last of all, but leaves none out", () => {
+    const workers = [
+      running("down-sim", { health: Health.UNAVAILABLE, simulated: true, priority: 0 }),
+      running("down", { health: Health.UNAVAILABLE, priority: 1 }),
+      running("resting", { breaker: BreakerState.OPEN, priority: 2 }),
+      running("sim", { simulated: true, priority: 3 }),
+      running("busy", { health: Health.BUSY, priority: 4 }),
+      running("trying", { breaker: BreakerState.HALF_OPEN, priority: 5 }),
+      running("well", { priority: 9 }),
+    ];
+    const order = ["trying/m", "well/m", "busy/m", "sim/m", "down/m", "resting/m", "down-sim/m"];
+    expect(resolved("m", workers)).toEqual(order);
+    expect(resolved("m", workers.toReversed())).toEqual(order);
+  });
+
+  it("takes a worker that runs on several nodes as one, as well as the healthiest of them", () => {
+    const workers = [
+      running("shared", { health: Health.UNAVAILABLE, models: [], priority: 1 }, "n1"),
+      running("shared", { health: Health.AVAILABLE, models: ["m", "n"], priority: 1 }, "n2"),
+      running("shared", { health: Health.BUSY, priority: 1 }, "n3"),
+      running("other", { priority: 2 }, "n1"),
+    ];
+    const index = indexWorkers(workers);
+    expect(resolve("m", index, {})).toEqual([
+      { worker: "shared", provider: "p", model: "m", nodes: ["n1", "n2", "n3"] },
+      { worker: "other", provider: "p", model: "m", nodes: ["n1"] },
+    ]);
+    expect(resolved("n", workers)).toEqual(["shared/n"]);
+    expect(index.ordered).toHaveLength(2);
+    // A model that is named twice is still one.
+    expect(indexWorkers([running("w", { models: ["m", "m"] })]).byModel.get("m")).toHaveLength(1);
+  });
+});
+
+describe("a name", () => {
+  const workers = [
+    running("local", { provider: "ollama", models: ["llama3.2:latest", "gemma3:4b"], priority: 10 }),
+    running("cloud", { provider: "openai", models: ["gpt-4o", "gemma3:4b"], priority: 100 }),
+  ];
+
+  it("of a model means every worker that has it", () => {
+    expect(resolved("gemma3:4b", workers)).toEqual(["local/gemma3:4b", "cloud/gemma3:4b"]);
+    expect(resolved("gpt-4o", workers)).toEqual(["cloud/gpt-4o"]);
+  });
+
+  it("of a worker and a model means that worker and no other", () => {
+    expect(resolved("cloud/gemma3:4b", workers)).toEqual(["cloud/gemma3:4b"]);
+    expect(refusalOf("local/gpt-4o", workers).reason).toBe("MODEL_NOT_FOUND");
+  });
+
+  it("without a tag means Ollama's latest", () => {
+    expect(resolved("llama3.2", workers)).toEqual(["local/llama3.2:latest"]);
+    expect(resolved("local/llama3.2", workers)).toEqual(["local/llama3.2:latest"]);
+    // The exact name comes first where there are both.
+    expect(resolved("a", [running("w", { models: ["a:latest", "a"] })])).toEqual(["w/a"]);
+  });
+
+  it("of a worker that could not be asked for its models is believed", () => {
+    const silent = [running("silent", { models: [], health: Health.UNAVAILABLE })];
+    expect(resolved("silent/anything:1b", silent)).toEqual(["silent/anything:1b"]);
+    expect(refusalOf("silent/", silent).reason).toBe("MODEL_NOT_FOUND");
+    expect(refusalOf("anything", silent).reason).toBe("MODEL_NOT_FOUND");
+  });
+
+  it("may have slashes of its own, even where its first part is the name of a worker", () => {
+    const many = [
+      running("groq", { models: ["groq/compound", "openai/gpt-oss-20b", "m"], priority: 50 }),
+      running("openai", { models: ["gpt-4o"], priority: 100 }),
+      running("openrouter", { models: ["openai/gpt-oss-20b", "openai/gpt-4o", "a/b/c"], priority: 110 }),
+    ];
+    expect(resolved("groq/compound", many)).toEqual(["groq/groq/compound"]);
+    expect(resolved("groq/groq/compound", many)).toEqual(["groq/groq/compound"]);
+    expect(resolved("openai/gpt-oss-20b", many)).toEqual(["groq/openai/gpt-oss-20b", "openrouter/openai/gpt-oss-20b"]);
+    expect(resolved("openrouter/openai/gpt-4o", many)).toEqual(["openrouter/openai/gpt-4o"]);
+    expect(resolved("a/b/c", many)).toEqual(["openrouter/a/b/c"]);
+    // Where it can be both, it is the worker's.
+    expect(resolved("openai/gpt-4o", many)).toEqual(["openai/gpt-4o"]);
+    expect(refusalOf("/m", many).reason).toBe("MODEL_NOT_FOUND");
+  });
+
+  it("that is auto leaves the choice to Cortex: each worker's first model that holds conversations", () => {
+    const mixed = [
+      running("empty", { models: [], priority: 0 }),
+      running("local", { models: ["nomic-embed-text:latest", "llama3.2:latest"], priority: 10 }),
+      running("cloud", { models: ["whisper-1", "text-embedding-3-small", "dall-e-3", "gpt-4o"], priority: 100 }),
+      running("vectors", { models: ["text-embedding-3-large"], priority: 200 }),
+    ];
+    expect(resolved(AUTO, mixed)).toEqual(["local/llama3.2:latest", "cloud/gpt-4o", "vectors/text-embedding-3-large"]);
+    expect(refusalOf(AUTO, [running("empty", { models: [] })]).reason).toBe("NO_WORKERS_AVAILABLE");
+    expect(refusalOf(AUTO, []).reason).toBe("NO_WORKERS_AVAILABLE");
+  });
+
+  it("of a route means its models in its order, whatever the workers' priorities", () => {
+    const routes = { fast: ["cloud/gpt-4o", "gemma3:4b", "nowhere/m", "cloud/gemma3:4b"], auto: ["gpt-4o"] };
+    expect(resolved("fast", workers, routes)).toEqual(["cloud/gpt-4o", "local/gemma3:4b", "cloud/gemma3:4b"]);
+    expect(resolved(AUTO, workers, routes)).toEqual(["cloud/gpt-4o"]);
+    // A route wins over a model of the same name.
+    expect(resolved("gpt-4o", workers, { "gpt-4o": ["gemma3:4b"] })).toEqual(["local/gemma3:4b", "cloud/gemma3:4b"]);
+  });
+
+  it("of a route none of whose workers runs is no mistake of the client's", () => {
+    const error = refusalOf("slow", workers, { slow: ["nowhere/m"] });
+    expect(error.reason).toBe("NO_WORKERS_AVAILABLE");
+    expect(error.message).toContain('"slow"');
+  });
+
+  it.each(["constructor", "__proto__", "toString", "hasOwnProperty", ""])("%j is not found in any object", (name) => {
+    expect(refusalOf(name, workers).reason).toBe("MODEL_NOT_FOUND");
+  });
+});
+
+describe("a name that is not known", () => {
+  const workers = [
+    running("main", { models: ["gpt-4o", "gpt-4o-mini", "o3"] }),
+    running("local", { models: ["llama3.2:latest"] }),
+  ];
+  const suggestions = (name: string, routes: Routes = {}) =>
+    [...(refusalOf(name, workers, routes).message.split("did you mean")[1] ?? "").matchAll(/"([^"]+)"/g)].map(
+      ([, suggested]) => suggested,
+    );
+
+  it("is refused by the field, with the closest names", () => {
+    const error = refusalOf("gpt-4oo", workers);
+    expect(error).toMatchObject({ reason: "MODEL_NOT_FOUND", field: "model" });
+    expect(error.message).toMatch(/"gpt-4oo" does not exist; did you mean "gpt-4o"/);
+    expect(suggestions("GPT-4O")[0]).toBe("gpt-4o");
+    expect(suggestions("llama3")).toEqual(["llama3.2:latest"]);
+    expect(suggestions("main/gpt-4oo")[0]).toBe("main/gpt-4o");
+    expect(suggestions("fasst", { fast: ["gpt-4o"] })).toEqual(["fast"]);
+  });
+
+  it("gets no suggestion that has nothing to do with it", () => {
+    for (const name of ["claude", "zzz", "x", "an entirely different thing"]) {
+      expect(suggestions(name)).toEqual([]);
+      expect(refusalOf(name, workers).message).toContain("GET /v1/models");
+    }
+  });
+
+  it("is not repeated at any length", () => {
+    expect(refusalOf("x".repeat(100_000), workers).message.length).toBeLessThan(400);
+  });
+});
+
+describe("whatever runs and whatever is asked for", () => {
+  const NAMES = ["a", "b", "a/b", "a/a", "b:latest", "b", "auto", "c", "__proto__"];
+  const name = fc.constantFrom(...NAMES);
+  const worker = fc
+    .record({
+      name: fc.constantFrom("a", "b", "c"),
+      node: fc.constantFrom("n1", "n2"),
+      models: fc.array(name, { maxLength: 4 }),
+      priority: fc.nat({ max: 3 }),
+      health: fc.constantFrom(Health.AVAILABLE, Health.BUSY, Health.UNAVAILABLE, Health.UNSPECIFIED),
+      breaker: fc.constantFrom(BreakerState.CLOSED, BreakerState.OPEN),
+      simulated: fc.boolean(),
+    })
+    .map(({ name, node, ...info }) => running(name, info, node));
+  const workers = fc.uniqueArray(worker, { selector: ({ node, info }) => `${node} ${info!.name}`, maxLength: 6 });
+  const routes = fc.dictionary(fc.constantFrom("r", "auto", "a"), fc.array(name, { minLength: 1, maxLength: 4 }));
+  const asked = fc.oneof(name, fc.constantFrom("r", "", "/"), fc.string());
+
+  it("every candidate exists, runs somewhere, and is there once", () => {
+    fc.assert(
+      fc.property(workers, routes, asked, (mesh, known, name) => {
+        let candidates: Candidate[];
+        try {
+          candidates = resolve(name, indexWorkers(mesh), known);
+        } catch (error) {
+          expect(error).toBeInstanceOf(RpcError);
+          expect(["MODEL_NOT_FOUND", "NO_WORKERS_AVAILABLE"]).toContain((error as RpcError).reason);
+          return;
+        }
+        expect(candidates.length).toBeGreaterThan(0);
+        expect(new Set(candidates.map(({ worker, model }) => JSON.stringify([worker, model]))).size).toBe(
+          candidates.length,
+        );
+        for (const candidate of candidates) {
+          const replicas = mesh.filter(({ info }) => info!.name === candidate.worker);
+          expect(candidate.nodes).toEqual(replicas.map(({ node }) => node));
+          expect(candidate.nodes.length).toBeGreaterThan(0);
+          const has = replicas.some(({ info }) => info!.models.includes(candidate.model));
+          const unasked = replicas.some(({ info }) => info!.models.length === 0);
+          expect(has || unasked).toBe(true);
+          expect(candidate.model).not.toBe("");
+        }
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+
+  it("the order does not depend on the order in which workers became known", () => {
+    fc.assert(
+      fc.property(workers, asked, (mesh, name) => {
+        const outcome = (known: readonly RunningWorker[]) => {
+          try {
+            return resolved(name, known).join();
+          } catch (error) {
+            return (error as RpcError).reason;
+          }
+        };
+        const distinct = mesh.filter(
+          ({ info }, position) => mesh.findIndex((other) => other.info!.name === info!.name) === position,
+        );
+        expect(outcome(distinct.toReversed())).toBe(outcome(distinct));
+      }),
+    );
+  });
+});
