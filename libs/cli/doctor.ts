@@ -184,7 +184,9 @@ async function checkWorker(
       return { check, result: "ok", message: what, remedy: "" };
     }
     const remedy = `check that its server runs, that this machine reaches ${baseUrl}, and its keys (${settings.keys.length} configured)`;
-    return { check, result: "warning", message, remedy };
+    // What to do is said below, in words for the one who reads this.
+    const [trouble = message] = message.split(" Operators:");
+    return { check, result: "warning", message: trouble, remedy };
   } catch (error) {
     const message = RpcError.from(error).message;
     return { check, result: "warning", message, remedy: "check that its server runs and answers" };

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
 import { ConfigurationError, type ServiceEntry, StartError } from "../host/index.ts";
-import { RpcError } from "../rpc/index.ts";
+import { type Reason, RpcError } from "../rpc/index.ts";
 import { type ClientOptions, chat, health, listWorkers } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { run, up } from "./node.ts";
@@ -91,12 +91,19 @@ export async function runCommandLine(args: readonly string[], services: readonly
   return exitCode;
 }
 
+/** What helps on the command line. */
+const HINTS: Partial<Record<Reason, string>> = {
+  NODE_UNREACHABLE: "Start a node with npm start, or name the one that runs: --address host:port\n",
+  ENDPOINT_NOT_FOUND: "That node does not run the service; name one that does: --address host:port\n",
+  UNAUTHENTICATED: "Give the key with --key KEY or CORTEX_CLIENT_KEY\n",
+};
+
 function explain(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode;
   if (error instanceof ConfigurationError || error instanceof StartError) {
     process.stderr.write(`cortex: ${error.message}\n`);
   } else if (error instanceof RpcError) {
-    process.stderr.write(`cortex: ${error.message} (${error.reason})\n`);
+    process.stderr.write(`cortex: ${error.message} (${error.reason})\n${HINTS[error.reason] ?? ""}`);
   } else {
     process.stderr.write(`cortex: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
   }

@@ -9,6 +9,7 @@ import { parseDocument } from "yaml";
 import { z } from "zod";
 import type { WorkerSettings } from "../adapter/index.ts";
 
+const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "silent"] as const;
 const nonEmpty = z.string().min(1);
 const milliseconds = z.int().positive();
 
@@ -95,10 +96,7 @@ const fileSchema = z.strictObject({
     .prefault({}),
   log: z
     .strictObject({
-      level: z
-        .enum(["trace", "debug", "info", "warn", "error", "silent"])
-        .default("info")
-        .describe("From this level on."),
+      level: z.enum(LOG_LEVELS).default("info").describe("From this level on."),
     })
     .prefault({}),
 });
@@ -165,21 +163,31 @@ function providerKeys(name: string, environment: Environment): string[] {
 
 /** Keys in the environment under a name: `GROQ_API_KEYS=a,b` or `GROQ_API_KEY=a`. */
 function keysOf(prefix: string, environment: Environment): string[] {
-  const listed = environment[`${prefix}_API_KEYS`] ?? environment[`${prefix}_API_KEY`] ?? "";
+  return splitKeys(environment[`${prefix}_API_KEYS`] ?? environment[`${prefix}_API_KEY`] ?? "");
+}
+
+function splitKeys(listed: string): string[] {
   return listed
     .split(",")
     .map((key) => key.trim())
     .filter((key) => key !== "");
 }
 
+/** The keys of a provider that the environment holds under its name, for a worker at the provider's own address. */
+export function readProviderKeys(provider: string, environment: Environment = process.env): string[] {
+  return providerKeys(provider.toUpperCase().replaceAll("-", "_"), environment);
+}
+
 /**
- * Keys that a worker added at run time names by a variable. Only variables that are meant for provider keys can be named, so
- * that nobody can have another secret of this machine sent to an address of theirs.
+ * Keys that a worker added at run time names by a variable. Whoever may add a worker chooses the address that its keys are
+ * sent to, so they can't be just any: only those of variables made for this, `CORTEX_KEYS_…`.
  */
 export function readKeysVariable(variable: string, environment: Environment = process.env): string[] {
-  const match = /^([A-Z0-9_]+)_API_KEYS?$/.exec(variable);
-  return match === null ? [] : keysOf(match[1]!, environment);
+  return KEYS_VARIABLE.test(variable) ? splitKeys(environment[variable] ?? "") : [];
 }
+
+/** The variables that a worker added at run time may name. */
+export const KEYS_VARIABLE = /^CORTEX_KEYS_[A-Z0-9_]+$/;
 
 /** Reads the configuration. `file` is the command line's `--config`. Throws ConfigurationError with every mistake found. */
 export function loadConfiguration(options: {
@@ -197,7 +205,7 @@ export function loadConfiguration(options: {
     parsed.workers !== undefined ? "file" : environmentWorkers(environment).length > 0 ? "environment" : "nothing";
   const workers = (parsed.workers ?? environmentWorkers(environment)).map((worker) => ({
     ...worker,
-    keys: worker.keys ?? providerKeys(worker.provider.toUpperCase().replaceAll("-", "_"), environment),
+    keys: worker.keys ?? readProviderKeys(worker.provider, environment),
   }));
   const problems = [
     ...duplicates(workers.map(({ name }) => name)).map((name) => `workers: the name "${name}" is used twice`),
@@ -211,13 +219,14 @@ export function loadConfiguration(options: {
   ];
   const restPort = port("PORT", 8080, environment, problems);
   const grpcPort = port("CORTEX_GRPC_PORT", 50051, environment, problems);
+  const logLevel = levelOf(environment, problems);
   if (problems.length > 0) throw new ConfigurationError(explain(path, problems));
 
   const clientKeys = (environment["CORTEX_CLIENT_KEYS"] ?? "").split(",").filter((key) => key.trim() !== "");
   return {
     ...parsed,
     clients: [...parsed.clients, ...clientKeys.map((key) => ({ key: key.trim(), tenant: "default" }))],
-    log: { level: (environment["CORTEX_LOG_LEVEL"] as ConfigurationFile["log"]["level"]) ?? parsed.log.level },
+    log: { level: logLevel ?? parsed.log.level },
     workers,
     workersFrom,
     file: text === undefined ? undefined : path,
@@ -315,6 +324,15 @@ function explain(path: string, problems: readonly string[]): string {
 
 function duplicates(names: readonly string[]): string[] {
   return [...new Set(names.filter((name, index) => names.indexOf(name) !== index))];
+}
+
+function levelOf(environment: Environment, problems: string[]): (typeof LOG_LEVELS)[number] | undefined {
+  const text = environment["CORTEX_LOG_LEVEL"] || undefined;
+  const level = LOG_LEVELS.find((known) => known === text);
+  if (text !== undefined && level === undefined) {
+    problems.push(`the environment's CORTEX_LOG_LEVEL is "${text}"; it has to be one of ${LOG_LEVELS.join(", ")}`);
+  }
+  return level;
 }
 
 function port(variable: string, fallback: number, environment: Environment, problems: string[]): number {

@@ -1,6 +1,7 @@
 /** How the mesh is, seen from one node's memory. */
 import { type CheckResponse, Status } from "../gen/cortex/health/v1/health.ts";
 import { BreakerState, Health, type WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
+import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
 import type { Mesh } from "../mesh/index.ts";
 
 /** The verdict and what it is made of. Asks nobody, so it answers also when everything else hangs. */
@@ -19,7 +20,9 @@ export function checkMesh(mesh: Mesh, options: { version: string; uptimeS: numbe
   for (const [name, health] of best) if (health === Health.UNAVAILABLE) problems.push(`worker ${name} is unavailable`);
   if (!mesh.connected) problems.push("NATS is away: the directory is as it was, and changes are not seen");
   if (best.size === 0) problems.push("no worker is running");
-  const serving = available + busy > 0;
+  const routed = mesh.directory.nodesServing(RouterServiceDefinition.fullName).length > 0;
+  if (!routed) problems.push("no router is running that takes new calls");
+  const serving = routed && available + busy > 0;
   return {
     status: !serving ? Status.UNHEALTHY : problems.length > 0 ? Status.DEGRADED : Status.HEALTHY,
     version: options.version,

@@ -4,6 +4,7 @@ export {
   type Configuration,
   ConfigurationError,
   configurationJsonSchema,
+  KEYS_VARIABLE,
   loadConfiguration,
 } from "./config.ts";
 export type { Host, RunningService, ServiceEntry } from "./host.ts";

@@ -264,6 +264,8 @@ export interface FailedAttempt {
   readonly worker: string;
   readonly reason: Reason;
   readonly message: string;
+  /** The field of the request that it is about, if one is. */
+  readonly field?: string | undefined;
 }
 
 /** What an error may say besides its reason and message. */

@@ -4,7 +4,7 @@
  */
 import { ATTRIBUTE, type Logger, type Span, type Tracer, traceFields } from "../telemetry/index.ts";
 import { abortReason, withTrace } from "./call.ts";
-import { RpcError } from "./errors.ts";
+import { CATALOGUE, RpcError } from "./errors.ts";
 import type { Call, MethodDefinition, Service, ServiceDefinition } from "./service.ts";
 
 /** What a carrier needs of its node. */
@@ -169,6 +169,7 @@ class BoundStream implements AsyncIterator<unknown> {
   }
 
   #end(): void {
+    if (this.#ended) return;
     this.#ended = true;
     this.#call.signal.removeEventListener("abort", this.#onAbort);
     this.#span.end();
@@ -186,6 +187,7 @@ function toRpcError(
   if (error.reason === "INTERNAL" && error.cause !== undefined) {
     log.error({ err: error.cause, rpc: trace.name, ...traceFields(call.trace) }, "a service threw an unexpected error");
   }
-  span.fail(error.reason, error.message);
+  // The message may quote a provider that quotes the prompt: spans tell the reason and what it means.
+  span.fail(error.reason, CATALOGUE[error.reason].meaning);
   return error;
 }

@@ -36,6 +36,7 @@ export function toStatus(error: RpcError): StatusObject {
     const attempts = error.attempts.slice(0, ATTEMPTS_MAX).map((attempt) => ({
       ...attempt,
       message: attempt.message.slice(0, ATTEMPT_MESSAGE_CHARACTERS_MAX),
+      field: attempt.field ?? "",
     }));
     details.push(any(TYPE_URL.failedAttempts, FailedAttempts, { attempts }));
   }
@@ -69,7 +70,9 @@ function fromDetails(encoded: Buffer, cause: ServiceError): RpcError | undefined
       }
       if (typeUrl === TYPE_URL.failedAttempts) {
         details.attempts = FailedAttempts.decode(value).attempts.map((attempt) => ({
-          ...attempt,
+          worker: attempt.worker,
+          message: attempt.message,
+          ...(attempt.field === "" ? {} : { field: attempt.field }),
           reason: isReason(attempt.reason) ? attempt.reason : "INTERNAL",
         }));
       }

@@ -73,8 +73,9 @@ export function errorHeaders(error: RpcError): Record<string, string> {
   if (error.retryAfterMs !== undefined) {
     headers["retry-after"] = String(Math.max(1, Math.ceil(error.retryAfterMs / 1_000)));
     headers["retry-after-ms"] = String(Math.ceil(error.retryAfterMs));
-  } else if (HTTP_FACES[error.reason].status >= 500) {
-    // Every worker has been tried: the SDK's own immediate retries would only multiply the load.
+  } else if (HTTP_FACES[error.reason].status >= 500 && error.reason !== "NODE_UNREACHABLE") {
+    // Every worker has been tried: the SDK's own immediate retries would only multiply the load. Where no router was
+    // reached nothing has been tried, and the SDK may do so.
     headers["x-should-retry"] = "false";
   }
   return headers;

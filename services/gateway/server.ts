@@ -8,7 +8,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { type CheckResponse, Status } from "../../libs/gen/cortex/health/v1/health.ts";
 import type { CompletionRequest, Part, Served, Warning } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import type { RouterServiceDefinition, StreamResponse } from "../../libs/gen/cortex/router/v1/router.ts";
-import { type Call, type OwnedCall, RpcError, type Service, startCall } from "../../libs/rpc/index.ts";
+import { CATALOGUE, type Call, type OwnedCall, RpcError, type Service, startCall } from "../../libs/rpc/index.ts";
 import {
   ATTRIBUTE,
   type Logger,
@@ -134,7 +134,7 @@ async function exchange(request: IncomingMessage, response: ServerResponse, depe
   } finally {
     call?.finish();
     const status = response.headersSent ? response.statusCode : 499;
-    if (failure !== undefined) span.fail(failure.reason, failure.message);
+    if (failure !== undefined) span.fail(failure.reason, CATALOGUE[failure.reason].meaning);
     span.set({ [ATTRIBUTE.httpStatus]: status });
     span.end();
     const fields = { method, path: routePath, status, duration_ms: Math.round(performance.now() - startedAtMs) };

@@ -1,8 +1,7 @@
 /** One try of one worker: its span, its account, and the event that tells of it, however it ends. */
 import { AttemptFinished, AttemptOutcome, UsageSource } from "../../libs/gen/cortex/events/v1/events.ts";
 import type { Usage } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import type { Call, RpcError } from "../../libs/rpc/index.ts";
-import { withTrace } from "../../libs/rpc/index.ts";
+import { CATALOGUE, type Call, type RpcError, withTrace } from "../../libs/rpc/index.ts";
 import { ATTRIBUTE, EVENT, SPAN, SPAN_EVENT, type Span, traceFields } from "../../libs/telemetry/index.ts";
 import type { Candidate } from "./candidates.ts";
 import type { RouterDependencies } from "./dependencies.ts";
@@ -75,10 +74,16 @@ export class Attempt {
     const durationMs = now() - this.#startedAtMs;
     this.#span.set({ [ATTRIBUTE.outcome]: OUTCOME_NAMES[outcome] });
     if (error !== undefined) {
-      this.#span.fail(error.reason, error.message);
+      const { meaning } = CATALOGUE[error.reason];
+      this.#span.fail(error.reason, meaning);
       if (error.reason !== "CANCELLED") {
-        const fields = { worker: candidate.worker, node: this.node, reason: error.reason, duration_ms: durationMs };
-        log.warn({ ...fields, attempt: number, ...traceFields(call.trace) }, `attempt failed: ${error.message}`);
+        const fields = {
+          worker: candidate.worker,
+          worker_node: this.node,
+          reason: error.reason,
+          duration_ms: durationMs,
+        };
+        log.warn({ ...fields, attempt: number, ...traceFields(call.trace) }, `attempt failed: ${meaning}`);
       }
     }
     this.#span.end();

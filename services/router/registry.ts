@@ -6,6 +6,7 @@ import {
   type RegistryServiceDefinition,
   type WorkerSpecification,
 } from "../../libs/gen/cortex/registry/v1/registry.ts";
+import { KEYS_VARIABLE } from "../../libs/host/index.ts";
 import type { Directory } from "../../libs/mesh/index.ts";
 import { RpcError, type Service } from "../../libs/rpc/index.ts";
 
@@ -60,6 +61,10 @@ function checked(worker: WorkerSpecification | undefined): WorkerSpecification {
   }
   if (worker.provider === "") {
     throw new RpcError("INVALID_REQUEST", "worker.provider is missing", { field: "worker.provider" });
+  }
+  if (worker.keysVariable !== "" && !KEYS_VARIABLE.test(worker.keysVariable)) {
+    const rule = "has to begin with CORTEX_KEYS_: other variables are never sent to an address chosen at run time";
+    throw new RpcError("INVALID_REQUEST", `worker.keys_variable ${rule}`, { field: "worker.keys_variable" });
   }
   if (worker.baseUrl !== "" && !/^https?:\/\//.test(worker.baseUrl)) {
     const rule = "has to begin with http:// or https://";

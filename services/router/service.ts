@@ -184,7 +184,13 @@ class Plan {
     attempt.failed(error);
     if (this.#call.signal.aborted) throw abortReason(this.#call.signal);
     if (error.class === "request") throw error;
-    this.#failures.push({ worker: attempt.candidate.worker, reason: error.reason, message: error.message });
+    const { reason, message, field } = error;
+    this.#failures.push({
+      worker: attempt.candidate.worker,
+      reason,
+      message,
+      ...(field === undefined ? {} : { field }),
+    });
     if (error.retryAfterMs !== undefined) {
       this.#shortestWaitMs = Math.min(error.retryAfterMs, this.#shortestWaitMs ?? Number.POSITIVE_INFINITY);
     }
@@ -208,6 +214,16 @@ class Plan {
   #exhausted(): RpcError {
     const { log } = this.#dependencies;
     const reasons = this.#failures.map(({ worker, reason, message }) => `${worker}: ${reason} (${message})`);
+    const only = new Set(this.#failures.map(({ reason }) => reason));
+    const details = { attempts: this.#failures, retryAfterMs: this.#shortestWaitMs };
+    if (only.size === 1 && only.has("UNSUPPORTED_PARAMETER")) {
+      const [{ message, field }] = this.#failures as [FailedAttempt];
+      return new RpcError("UNSUPPORTED_PARAMETER", message, { ...details, field });
+    }
+    if (only.size === 1 && only.has("PROVIDER_MODEL_NOT_FOUND")) {
+      const message = `no provider has the model "${this.#model}": ${reasons.join("; ")}`;
+      return new RpcError("MODEL_NOT_FOUND", message, { ...details, field: "model" });
+    }
     log.error(
       {
         model: this.#model,
@@ -216,15 +232,6 @@ class Plan {
       },
       "no workers available",
     );
-    const only = new Set(this.#failures.map(({ reason }) => reason));
-    const details = { attempts: this.#failures, retryAfterMs: this.#shortestWaitMs };
-    if (only.size === 1 && only.has("UNSUPPORTED_PARAMETER")) {
-      return new RpcError("UNSUPPORTED_PARAMETER", this.#failures[0]!.message, details);
-    }
-    if (only.size === 1 && only.has("PROVIDER_MODEL_NOT_FOUND")) {
-      const message = `no provider has the model "${this.#model}": ${reasons.join("; ")}`;
-      return new RpcError("MODEL_NOT_FOUND", message, { ...details, field: "model" });
-    }
     return new RpcError("NO_WORKERS_AVAILABLE", `no workers available: ${reasons.join("; ")}`, details);
   }
 }

@@ -57,6 +57,8 @@ export interface FailedAttempts_Attempt {
   /** As listed in docs/errors.md. */
   readonly reason: string;
   readonly message: string;
+  /** The field of the request that it is about; empty if none. */
+  readonly field: string;
 }
 
 function createBaseStatus(): Status {
@@ -530,7 +532,7 @@ export const FailedAttempts: MessageFns<FailedAttempts> = {
 };
 
 function createBaseFailedAttempts_Attempt(): FailedAttempts_Attempt {
-  return { worker: "", reason: "", message: "" };
+  return { worker: "", reason: "", message: "", field: "" };
 }
 
 export const FailedAttempts_Attempt: MessageFns<FailedAttempts_Attempt> = {
@@ -543,6 +545,9 @@ export const FailedAttempts_Attempt: MessageFns<FailedAttempts_Attempt> = {
     }
     if (message.message !== "") {
       writer.uint32(26).string(message.message);
+    }
+    if (message.field !== "") {
+      writer.uint32(34).string(message.field);
     }
     return writer;
   },
@@ -584,6 +589,14 @@ export const FailedAttempts_Attempt: MessageFns<FailedAttempts_Attempt> = {
             message.message = reader.string();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.field = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -604,6 +617,7 @@ export const FailedAttempts_Attempt: MessageFns<FailedAttempts_Attempt> = {
     message.worker = object.worker ?? "";
     message.reason = object.reason ?? "";
     message.message = object.message ?? "";
+    message.field = object.field ?? "";
     return message;
   },
 };

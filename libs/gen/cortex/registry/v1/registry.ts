@@ -40,8 +40,9 @@ export interface WorkerSpecification {
   readonly priority?: number | undefined;
   readonly capabilities: readonly string[];
   /**
-   * The name of the environment variable on the adapter's node that holds the keys, separated by commas. Keys themselves
-   * never travel.
+   * The name of the environment variable on the adapter's node that holds the keys, separated by commas: CORTEX_KEYS_ and
+   * more, so that nobody can have another secret sent to base_url. Keys themselves never travel. Empty for the provider's
+   * usual variable if base_url is empty too, and for no key otherwise.
    */
   readonly keysVariable: string;
   /** The most connections to the provider; absent for the default. */
