@@ -3,6 +3,7 @@
  * node; `cortex run router cache` runs those. The code of a service is the same either way.
  */
 import { runCommandLine } from "../libs/cli/index.ts";
+import { adapterAnthropic } from "./adapter-anthropic/start.ts";
 import { adapterCohere } from "./adapter-cohere/start.ts";
 import { adapterGemini } from "./adapter-gemini/start.ts";
 import { adapterGroq } from "./adapter-groq/start.ts";
@@ -22,6 +23,7 @@ const SERVICES = [
   adapterGroq,
   adapterGemini,
   adapterCohere,
+  adapterAnthropic,
   adapterSim,
 ];
 

@@ -19,7 +19,7 @@ const workerSchema = z.strictObject({
     .regex(/^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$/, "must be lower-case letters, digits and hyphens, at most 64")
     .describe("Unique in the mesh."),
   provider: nonEmpty.describe(
-    "The adapter that speaks to it: ollama, openai (and every OpenAI-compatible server), groq, gemini, sim.",
+    "The adapter that speaks to it: ollama, openai (and every OpenAI-compatible server), groq, gemini, anthropic, sim.",
   ),
   baseUrl: z
     .url({ protocol: /^https?$/ })
@@ -138,6 +138,7 @@ const ENVIRONMENT_WORKERS: readonly { variable: string; worker: Omit<WorkerSetti
   { variable: "OPENAI", worker: { name: "openai", provider: "openai" } },
   { variable: "GROQ", worker: { name: "groq", provider: "groq" } },
   { variable: "GEMINI", worker: { name: "gemini", provider: "gemini" } },
+  { variable: "ANTHROPIC", worker: { name: "anthropic", provider: "anthropic" } },
   { variable: "COHERE", worker: { name: "cohere", provider: "cohere" } },
   { variable: "MISTRAL", worker: openAiWorker("mistral", "https://api.mistral.ai/v1", 60) },
   { variable: "DEEPSEEK", worker: openAiWorker("deepseek", "https://api.deepseek.com", 60) },
