@@ -227,7 +227,7 @@ function toLimitReason(status: number, kind: string, message: string): Reason {
 
 function toRequestReason(status: number, kind: string, error: ProviderError): Reason {
   if (MODEL_KIND.test(kind) || MODEL_MESSAGE.test(error.message)) return "PROVIDER_MODEL_NOT_FOUND";
-  if (MODEL_OUTPUT.test(kind)) return "PROVIDER_ERROR";
+  if (MODEL_OUTPUT.test(kind)) return "MODEL_OUTPUT_INVALID";
   if (UNSUPPORTED.test(error.code)) return "UNSUPPORTED_PARAMETER";
   switch (status) {
     case 403:

@@ -170,6 +170,13 @@ export const CATALOGUE = {
     meaning: "The provider failed.",
     remedy: "Try again; if it stays, look at the provider's status page.",
   },
+  MODEL_OUTPUT_INVALID: {
+    code: status.UNAVAILABLE,
+    class: "provider",
+    breaker: false,
+    meaning: "The model wrote a tool call or JSON that its own provider would not accept.",
+    remedy: "Try again; if it stays, simplify the schema or choose another model.",
+  },
   PROVIDER_INVALID_ANSWER: {
     code: status.UNAVAILABLE,
     class: "provider",

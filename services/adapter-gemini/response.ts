@@ -226,7 +226,7 @@ export function fromFinishReason(reason: unknown, seen: Seen): FinishReason {
     case "MISSING_THOUGHT_SIGNATURE":
     case "IMAGE_OTHER":
     case "NO_IMAGE":
-      throw new RpcError("PROVIDER_ERROR", `Gemini could not finish its answer (${reason})`);
+      throw new RpcError("MODEL_OUTPUT_INVALID", `Gemini could not finish its answer (${reason})`);
     default:
       throw notUnderstood(`unknown finish reason ${JSON.stringify(reason)?.slice(0, 60)}`);
   }

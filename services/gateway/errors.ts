@@ -32,6 +32,7 @@ export const HTTP_FACES: Record<Reason, HttpFace> = {
   PROVIDER_MODEL_NOT_FOUND: { status: 404, type: "invalid_request_error", code: "model_not_found" },
   PROVIDER_OVERLOADED: { status: 503, type: "server_error", code: "server_is_overloaded" },
   PROVIDER_ERROR: { status: 502, type: "server_error" },
+  MODEL_OUTPUT_INVALID: { status: 502, type: "server_error" },
   PROVIDER_INVALID_ANSWER: { status: 502, type: "server_error" },
   PROVIDER_STREAM_CUT: { status: 502, type: "server_error" },
   PROVIDER_TIMEOUT: { status: 504, type: "server_error" },
