@@ -7,6 +7,7 @@ import {
   FLAVORS,
   type FlavorName,
   type Simulator,
+  startCohereSimulator,
   startGeminiSimulator,
   startGroqSimulator,
   startOllamaSimulator,
@@ -25,6 +26,7 @@ const STARTS: Readonly<Record<string, Start>> = {
   groq: startGroqSimulator,
   ollama: startOllamaSimulator,
   gemini: startGeminiSimulator,
+  cohere: startCohereSimulator,
 };
 
 const [provider = "", port = "0", behaviour] = process.argv.slice(2);
