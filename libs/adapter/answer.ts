@@ -9,7 +9,7 @@ import type { Dialect, EventReader } from "./dialect.ts";
 import { failure } from "./failures.ts";
 import { createFramer, type Framer } from "./framing.ts";
 import { parseJson } from "./json.ts";
-import type { PartSource, PartStream } from "./part-stream.ts";
+import type { PartStream } from "./part-stream.ts";
 
 /** The longest whole answer. Embeddings of a large batch fit. */
 export const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
@@ -59,7 +59,7 @@ abstract class Answer implements Receiver {
   }
 
   onHead(status: number, headers: IncomingHttpHeaders): void {
-    this.attempt.headCame(status);
+    this.attempt.headCame(status, headers);
     if (status >= 300) {
       this.#error = { status, headers, body: new Body(ERROR_BYTES_MAX) };
       this.attempt.exchange.expectErrorBody();
@@ -110,7 +110,7 @@ abstract class Answer implements Receiver {
   protected abstract finish(): void;
   /** The exchange has failed. */
   protected abstract lost(error: RpcError): void;
-  /** Ends the attempt and tells whoever waits for the answer. */
+  /** Lets the attempt go on with another key, or ends it and tells whoever waits for the answer. */
   protected abstract fail(error: RpcError): void;
 
   #break(thrown: unknown): void {
@@ -178,12 +178,13 @@ export class WholeAnswer<T> extends Answer {
   }
 
   protected fail(error: RpcError): void {
+    if (this.attempt.moveOn(error)) return;
     this.#reject(this.attempt.end(error) ?? error);
   }
 }
 
 /** An answer that is a stream of events, turned into the parts of `stream`. */
-export class StreamAnswer extends Answer implements PartSource {
+export class StreamAnswer extends Answer {
   readonly #stream: PartStream;
   readonly #warnings: readonly Warning[];
   readonly #reader: EventReader;
@@ -214,18 +215,6 @@ export class StreamAnswer extends Answer implements PartSource {
     this.#stream = stream;
     this.#reader = reader;
     this.#warnings = warnings;
-  }
-
-  pause(): void {
-    this.attempt.exchange.pause();
-  }
-
-  resume(): void {
-    this.attempt.exchange.resume();
-  }
-
-  cancel(): void {
-    this.attempt.exchange.abort(failure("CANCELLED", "the answer was no longer wanted"));
   }
 
   protected begin(headers: IncomingHttpHeaders): void {
@@ -293,6 +282,8 @@ export class StreamAnswer extends Answer implements PartSource {
   }
 
   protected fail(error: RpcError): void {
+    // What has been handed out can't be taken back: it says who serves.
+    if (this.#served === undefined && this.attempt.moveOn(error)) return;
     this.#stream.fail(this.attempt.end(error, this.#summary()) ?? error);
   }
 

@@ -1,7 +1,9 @@
 /**
- * One try of one worker: admission, the exchange with the provider, and everything that has to be counted, traced, logged and
- * undone around it. `new` admits it, `send` begins it, and exactly one `end` ends it, however it goes.
+ * One try of one worker: admission, the exchanges with the provider, and everything that has to be counted, traced, logged and
+ * undone around them. `new` admits it, `send` begins it, and exactly one `end` ends it, however it goes. There is more than
+ * one exchange only when the provider refuses or limits a key and another one can be used: each has a span of its own.
  */
+import type { IncomingHttpHeaders } from "node:http";
 import type { FinishReason, Served, Usage } from "../gen/cortex/llm/v1/llm.ts";
 import { FinishReason as FINISH_REASON } from "../gen/cortex/llm/v1/llm.ts";
 import { abortReason, CATALOGUE, type Call, type Reason, RpcError } from "../rpc/index.ts";
@@ -9,17 +11,21 @@ import {
   ATTRIBUTE,
   type Attributes,
   type Logger,
+  NO_TRACE,
   SPAN,
   SPAN_EVENT,
   type Span,
+  type TraceContext,
   type Tracer,
   traceFields,
 } from "../telemetry/index.ts";
 import type { Breaker, Ticket } from "./breaker.ts";
 import type { ConnectionPool, Exchange, Receiver } from "./connection-pool.ts";
 import type { AttemptContext, Dialect, ProviderRequest, Timeouts } from "./dialect.ts";
-import { causeFields, describe, redact } from "./failures.ts";
-import type { Keys } from "./keys.ts";
+import { causeFields, describe, failure, redact, withWait } from "./failures.ts";
+import { isAboutKey, type Key, type Keys, type Lease, moreHopeful } from "./keys.ts";
+import type { PartSource } from "./part-stream.ts";
+import { type RateLimits, readRateLimits } from "./rate-limits.ts";
 
 /** Failures that an operator has to see although they open no breaker. */
 const OPERATOR_REASONS: ReadonlySet<Reason> = new Set(["PROVIDER_REFUSED_KEY", "PROVIDER_QUOTA_EXHAUSTED", "INTERNAL"]);
@@ -52,6 +58,8 @@ export interface AttemptOptions {
   readonly stream: boolean;
   /** A client's request: it counts for the limits and the breaker. Others only look after the worker. */
   readonly counted: boolean;
+  /** A refused key, to see whether it is taken again; the one that is used least when absent. */
+  readonly trial?: Key | undefined;
   /** The worker's own when absent. */
   readonly timeouts?: Timeouts | undefined;
   /** Asked for only when a span is recorded. */
@@ -65,29 +73,50 @@ export interface AnswerSummary {
   readonly finishReasons?: readonly FinishReason[] | undefined;
 }
 
-export class Attempt {
+/** What is sent, and who takes what comes back: each exchange has a receiver of its own. */
+export interface Sending {
+  readonly request: ProviderRequest;
+  readonly accept: string;
+  readonly receive: () => Receiver;
+}
+
+/** Characters of a request for each token of it, about: enough to see that a key has no room for it. */
+const CHARS_PER_TOKEN = 4;
+
+export class Attempt implements PartSource {
   readonly options: AttemptOptions;
-  readonly span: Span;
   readonly #host: AttemptHost;
   readonly #ticket: Ticket | undefined;
   readonly #startedAtMs = performance.now();
   readonly #onAbort = () => this.exchange.abort(abortReason(this.options.call.signal));
+  #sending: Sending | undefined;
+  /** The exchange that runs, or ran last: its span, its key, and what its answer said. */
   #exchange: Exchange | undefined;
+  #span: Span | undefined;
+  #trace: TraceContext = NO_TRACE;
+  #lease: Lease | undefined;
+  #limits: RateLimits | undefined;
+  #exchangeAtMs = 0;
   #status: number | undefined;
+  /** The keys that this request need not be tried with any more, and the most hopeful of their errors. */
+  readonly #triedKeys: Key[] = [];
+  #keyError: RpcError | undefined;
   #ended = false;
 
-  /** Throws WORKER_BUSY, BREAKER_OPEN, NODE_DRAINING, or why the call has been given up; then nothing is left to end. */
+  /**
+   * Throws WORKER_BUSY, BREAKER_OPEN, NODE_DRAINING, the error of the keys when none can be used, or why the call has been
+   * given up; then nothing is left to end.
+   */
   constructor(host: AttemptHost, options: AttemptOptions) {
-    const { call, context, operation } = options;
+    const { call, counted, trial } = options;
     this.options = options;
     this.#host = host;
     if (call.signal.aborted) throw abortReason(call.signal);
-    host.check(options.counted);
-    this.#ticket = options.counted ? host.breaker.admit() : undefined;
+    host.check(counted);
+    const refusal = trial === undefined ? host.keys.refusal() : undefined;
+    if (refusal !== undefined) throw refusal;
+    this.#ticket = counted ? host.breaker.admit() : undefined;
     host.begun(this);
-    // The provider is a third party: it gets no traceparent, and our traces end here.
-    this.span = host.tracer.startSpan(SPAN.provider(operation, context.model), call.trace, "client");
-    if (this.span.recording) this.#describeRequest();
   }
 
   /** Only between `send` and `end`. */
@@ -95,39 +124,115 @@ export class Attempt {
     return this.#exchange!;
   }
 
-  /** Sends the request; from now on the call's end ends the exchange. */
-  send(request: ProviderRequest, accept: string, receiver: Receiver): void {
-    let headers: Readonly<Record<string, string>>;
+  /** Sends the request; from now on the call's end ends the exchange. To be called at once after it was made. */
+  send(sending: Sending): void {
+    this.#sending = sending;
+    const { keys } = this.#host;
+    const { trial, counted } = this.options;
+    const lease =
+      trial === undefined ? keys.take(counted ? "request" : "look", this.#tokens()) : keys.takeForTrial(trial);
     try {
-      headers = this.#headers(request, accept);
+      this.#begin(lease);
     } catch (thrown) {
       throw this.end(RpcError.from(thrown));
     }
-    const { method, path, body } = request;
-    this.#exchange = this.#host.pool.send({ method, path, headers, body }, receiver, this.options.timeouts);
     // It may have failed at once.
     if (!this.#ended) this.options.call.signal.addEventListener("abort", this.#onAbort, { once: true });
   }
 
+  /**
+   * Sends the request again with the next key, if `error` is about this one and another can be used. False when there is
+   * nothing more to try. For receivers that have handed nothing out.
+   */
+  moveOn(error: RpcError): boolean {
+    const { trial, counted } = this.options;
+    const lease = this.#lease;
+    if (this.#ended || lease === undefined || trial !== undefined || !isAboutKey(error)) return false;
+    this.#triedKeys.push(lease.key);
+    this.#keyError = this.#keyError === undefined ? error : moreHopeful(this.#keyError, error);
+    this.#endExchange(redact(error, this.#host.secrets));
+    const next = this.#host.keys.take(counted ? "request" : "look", this.#tokens(), this.#triedKeys);
+    if (next === undefined) return false;
+    try {
+      this.#begin(next);
+      return true;
+    } catch (thrown) {
+      this.#endExchange(RpcError.from(thrown));
+      return false;
+    }
+  }
+
+  #begin(lease: Lease | undefined): void {
+    const { options } = this;
+    const { tracer, pool } = this.#host;
+    this.#lease = lease;
+    this.#limits = undefined;
+    this.#status = undefined;
+    this.#exchangeAtMs = performance.now();
+    // The provider is a third party: it gets no traceparent, and our traces end here.
+    this.#span = tracer.startSpan(
+      SPAN.provider(options.operation, options.context.model),
+      options.call.trace,
+      "client",
+    );
+    this.#trace = this.#span.context;
+    if (this.#span.recording) this.#describeRequest(this.#span);
+    const { request, accept, receive } = this.#sending!;
+    const headers = this.#headers(request, accept);
+    const { method, path, body } = request;
+    this.#exchange = pool.send({ method, path, headers, body }, receive(), this.#timeouts());
+  }
+
   #headers(request: ProviderRequest, accept: string): Readonly<Record<string, string>> {
-    const key = this.#host.keys.take();
-    const authorization = key === undefined ? undefined : this.#host.dialect.authorization(key);
+    const authorization = this.#lease && this.#host.dialect.authorization(this.#lease.key.secret);
     const content = request.body === undefined ? undefined : { "content-type": "application/json" };
     return { "user-agent": "cortex", accept, ...content, ...request.headers, ...authorization };
   }
 
-  headCame(status: number): void {
+  /** The whole time is the attempt's, however many keys it tries. */
+  #timeouts(): Timeouts | undefined {
+    const { timeouts } = this.options;
+    if (this.#triedKeys.length === 0) return timeouts;
+    const all = timeouts ?? this.#host.pool.options.timeouts;
+    return { ...all, totalMs: Math.max(Math.ceil(all.totalMs - (performance.now() - this.#startedAtMs)), 1) };
+  }
+
+  #tokens(): number {
+    return Math.ceil((this.#sending?.request.body?.length ?? 0) / CHARS_PER_TOKEN);
+  }
+
+  headCame(status: number, headers: IncomingHttpHeaders): void {
     this.#status = status;
-    if (this.span.recording) this.span.set({ [ATTRIBUTE.httpStatus]: status });
+    if (this.#span?.recording) this.#span.set({ [ATTRIBUTE.httpStatus]: status });
+    if (this.#lease === undefined) return;
+    const { dialect, keys, log } = this.#host;
+    try {
+      this.#limits = dialect.limits === undefined ? readRateLimits(headers) : dialect.limits(headers);
+    } catch (thrown) {
+      log.error(causeFields(thrown), "the dialect could not read the limits of a key");
+    }
+    if (this.#limits !== undefined) keys.report(this.#lease, this.#limits);
+  }
+
+  pause(): void {
+    this.exchange.pause();
+  }
+
+  resume(): void {
+    this.exchange.resume();
+  }
+
+  cancel(): void {
+    this.exchange.abort(failure("CANCELLED", "the answer was no longer wanted"));
   }
 
   /** The first content of a stream. */
   contentBegan(): void {
     this.exchange.contentBegan();
     if (this.#ticket !== undefined) this.#host.breaker.contentBegan(this.#ticket);
-    if (!this.span.recording) return;
-    this.span.event(SPAN_EVENT.firstToken);
-    this.span.set({ [ATTRIBUTE.timeToFirstChunk]: (performance.now() - this.#startedAtMs) / 1000 });
+    if (!this.#span?.recording) return;
+    this.#span.event(SPAN_EVENT.firstToken);
+    this.#span.set({ [ATTRIBUTE.timeToFirstChunk]: (performance.now() - this.#exchangeAtMs) / 1000 });
   }
 
   /** Ends it, well if there is no error. Returns the error as it may leave the worker: without keys. */
@@ -136,19 +241,36 @@ export class Attempt {
     this.#ended = true;
     const { call, counted } = this.options;
     call.signal.removeEventListener("abort", this.#onAbort);
-    const error = thrown === undefined ? undefined : redact(thrown, this.#host.secrets);
+    if (this.#span?.recording && summary !== undefined) this.#describeAnswer(this.#span, summary);
+    const clean = thrown === undefined ? undefined : redact(thrown, this.#host.secrets);
+    this.#endExchange(clean);
+    const error = clean === undefined ? undefined : this.#final(clean);
     const failed = error !== undefined && CATALOGUE[error.reason].breaker;
     if (this.#ticket !== undefined) {
       this.#host.breaker.settle(this.#ticket, error === undefined ? "success" : failed ? "failure" : "neutral", error);
     }
-    if (this.span.recording && summary !== undefined) this.#describeAnswer(summary);
-    if (error !== undefined) {
-      this.span.fail(error.reason, describe(error));
-      if (counted) this.#log(error, failed);
-    }
-    this.span.end();
+    if (error !== undefined && counted) this.#log(error, failed);
     this.#host.ended(this, error);
     return error;
+  }
+
+  /** One exchange is over; its key and its span end with it. */
+  #endExchange(error: RpcError | undefined): void {
+    const [span, lease] = [this.#span, this.#lease];
+    this.#span = undefined;
+    this.#lease = undefined;
+    if (lease !== undefined) this.#host.keys.settle(lease, error, this.#limits);
+    if (error !== undefined) span?.fail(error.reason, describe(error));
+    span?.end();
+  }
+
+  /** The error of the whole attempt: of several keys' errors the most hopeful, with the wait until a key is back. */
+  #final(error: RpcError): RpcError {
+    if (!isAboutKey(error) || this.#host.keys.count === 0 || this.options.trial !== undefined) return error;
+    const hopeful =
+      this.#keyError === undefined ? error : redact(moreHopeful(this.#keyError, error), this.#host.secrets);
+    const waitMs = this.#host.keys.waitMs();
+    return waitMs === undefined ? hopeful : withWait(hopeful, waitMs);
   }
 
   #log(error: RpcError, failed: boolean): void {
@@ -164,18 +286,18 @@ export class Attempt {
         status: this.#status,
         duration_ms: Math.round(performance.now() - this.#startedAtMs),
         request_id: call.requestId,
-        ...traceFields(this.span.context),
+        ...traceFields(this.#trace),
         ...causeFields(error.cause),
       },
       `attempt failed: ${describe(error)}`,
     );
   }
 
-  #describeRequest(): void {
+  #describeRequest(span: Span): void {
     const { operation, context, stream, attributes } = this.options;
     const { name, dialect, pool } = this.#host;
     const { hostname, port, protocol } = pool.options.baseUrl;
-    this.span.set({
+    span.set({
       [ATTRIBUTE.operation]: operation,
       [ATTRIBUTE.provider]: dialect.telemetryName ?? dialect.provider,
       [ATTRIBUTE.requestModel]: context.model === "" ? undefined : context.model,
@@ -183,12 +305,13 @@ export class Attempt {
       [ATTRIBUTE.serverAddress]: hostname,
       [ATTRIBUTE.serverPort]: Number(port || (protocol === "https:" ? 443 : 80)),
       [ATTRIBUTE.worker]: name,
+      [ATTRIBUTE.key]: this.#lease?.key.fingerprint,
       ...attributes?.(),
     });
   }
 
-  #describeAnswer({ served, usage, finishReasons }: AnswerSummary): void {
-    this.span.set({
+  #describeAnswer(span: Span, { served, usage, finishReasons }: AnswerSummary): void {
+    span.set({
       [ATTRIBUTE.responseId]: served?.id,
       [ATTRIBUTE.responseModel]: served?.model,
       [ATTRIBUTE.finishReasons]: finishReasons?.map(finishReasonName),

@@ -100,8 +100,6 @@ describe("the breaker", () => {
     await vi.advanceTimersByTimeAsync(0);
     expect(breaker.state).toBe(CLOSED);
     expect(changes).toEqual([OPEN, HALF_OPEN, CLOSED]);
-    fail(breaker, 4);
-    expect(breaker.state).toBe(CLOSED);
     breaker.shutdown();
   });
 
@@ -151,16 +149,127 @@ describe("the breaker", () => {
     breaker.shutdown();
   });
 
-  it("opens at the first failure after a trial until something has succeeded to its end", async () => {
-    const { breaker } = createBreaker();
-    const trial = await openedAndHalfOpen(breaker);
-    breaker.contentBegan(trial);
+  it("admits two at a time after the trial, one more with each that goes well, and then everything", async () => {
+    const { breaker, changes } = createBreaker();
+    breaker.settle(await openedAndHalfOpen(breaker), "success");
     await vi.advanceTimersByTimeAsync(0);
-    breaker.settle(trial, "success");
+    const widths: number[] = [];
+    for (let round = 0; round < 4; round += 1) {
+      const tickets: Ticket[] = [];
+      while (tickets.length < 100 && refusal(breaker) === undefined) tickets.push(breaker.admit());
+      widths.push(tickets.length);
+      if (tickets.length < 100) {
+        const message = `worker "w" recovers and serves ${tickets.length} requests at a time`;
+        expect(refusal(breaker)).toMatchObject({ reason: "BREAKER_OPEN", retryAfterMs: 1_000, message });
+        expect(breaker.statistics().concurrentRequestsMax).toBe(tickets.length);
+      }
+      for (const ticket of tickets) breaker.settle(ticket, "success");
+    }
+    expect(widths).toEqual([2, 4, 8, 16]);
+    expect(breaker.statistics().concurrentRequestsMax).toBe(0);
+    const many = Array.from({ length: 1_000 }, () => breaker.admit());
+    for (const ticket of many) breaker.settle(ticket, "success");
+    expect(changes).toEqual([OPEN, HALF_OPEN, CLOSED]);
+    breaker.shutdown();
+  });
+
+  it("admits everything again after the time that it had rested, however long the first streams run", async () => {
+    const { breaker } = createBreaker();
+    breaker.contentBegan(await openedAndHalfOpen(breaker));
+    await vi.advanceTimersByTimeAsync(0);
+    const streams = [breaker.admit()];
+    expect(refusal(breaker)).toMatchObject({ reason: "BREAKER_OPEN" });
+    // What has begun to answer lets another in.
+    breaker.contentBegan(streams[0]!);
+    breaker.contentBegan(streams[0]!);
+    streams.push(breaker.admit());
+    expect(refusal(breaker)).toMatchObject({ reason: "BREAKER_OPEN" });
+    await vi.advanceTimersByTimeAsync(30_000);
+    for (let count = 0; count < 100; count += 1) breaker.admit();
+    expect(breaker.statistics().concurrentRequestsMax).toBe(0);
+    breaker.shutdown();
+  });
+
+  it("opens at the first failure while the provider recovers, and takes the usual number after that", async () => {
+    const { breaker, changes } = createBreaker();
+    breaker.settle(await openedAndHalfOpen(breaker), "success");
+    await vi.advanceTimersByTimeAsync(0);
+    fail(breaker, 1);
+    expect(breaker.state).toBe(OPEN);
+    expect(refusal(breaker)?.message).toBe('worker "w" rests after a failure');
+    await vi.advanceTimersByTimeAsync(30_000);
+    for (let count = 0; count < 16; count += 1) {
+      breaker.settle(breaker.admit(), "success");
+      await vi.advanceTimersByTimeAsync(0);
+    }
     fail(breaker, 4);
     expect(breaker.state).toBe(CLOSED);
     fail(breaker, 1);
     expect(breaker.state).toBe(OPEN);
+    expect(changes).toEqual([OPEN, HALF_OPEN, CLOSED, OPEN, HALF_OPEN, CLOSED, OPEN]);
+    breaker.shutdown();
+  });
+
+  it("gives back the places of those whose clients hang up while the provider recovers", async () => {
+    const { breaker } = createBreaker();
+    breaker.settle(await openedAndHalfOpen(breaker), "success");
+    await vi.advanceTimersByTimeAsync(0);
+    for (let count = 0; count < 100; count += 1) breaker.settle(breaker.admit(), "neutral");
+    expect([breaker.admit(), breaker.admit()]).toHaveLength(2);
+    expect(refusal(breaker)).toMatchObject({ reason: "BREAKER_OPEN" });
+    breaker.shutdown();
+  });
+
+  it("takes nothing from before it opened for a sign, also once it has closed again", async () => {
+    const { breaker } = createBreaker();
+    const old = Array.from({ length: 10 }, () => breaker.admit());
+    breaker.settle(await openedAndHalfOpen(breaker), "success");
+    await vi.advanceTimersByTimeAsync(0);
+    for (const ticket of old) {
+      breaker.contentBegan(ticket);
+      breaker.settle(ticket, "failure");
+    }
+    expect(breaker.state).toBe(CLOSED);
+    expect(breaker.statistics().concurrentRequestsMax).toBe(2);
+    breaker.shutdown();
+  });
+
+  it("has no time-out of its own, for a trial neither", async () => {
+    const { breaker } = createBreaker();
+    const trial = await openedAndHalfOpen(breaker);
+    await vi.advanceTimersByTimeAsync(3_600_000);
+    expect(breaker.state).toBe(HALF_OPEN);
+    breaker.settle(trial, "success");
+    await vi.advanceTimersByTimeAsync(0);
+    expect(breaker.state).toBe(CLOSED);
+    breaker.shutdown();
+  });
+
+  it("works the tenth time as it did the first", async () => {
+    const { breaker } = createBreaker();
+    for (let round = 0; round < 10; round += 1) {
+      const trial = await openedAndHalfOpen(breaker);
+      await vi.advanceTimersByTimeAsync(60_000);
+      breaker.settle(trial, "success");
+      await vi.advanceTimersByTimeAsync(30_000);
+      expect(breaker.state).toBe(CLOSED);
+    }
+    expect(breaker.statistics()).toMatchObject({ opened: 10, successes: 10, failures: 50, concurrentRequestsMax: 0 });
+    breaker.shutdown();
+  });
+
+  it("counts what it sees", async () => {
+    const { breaker } = createBreaker();
+    const nothing = { failuresInRow: 0, successes: 0, failures: 0, rejected: 0, opened: 0, openedAtMs: 0 };
+    expect(breaker.statistics()).toEqual({ ...nothing, concurrentRequestsMax: 0 });
+    breaker.settle(breaker.admit(), "success");
+    breaker.settle(breaker.admit(), "neutral");
+    fail(breaker, 5);
+    refusal(breaker);
+    refusal(breaker);
+    const openedAtMs = Date.now();
+    const seen = { failuresInRow: 5, successes: 1, failures: 5, rejected: 2, opened: 1, openedAtMs };
+    expect(breaker.statistics()).toMatchObject(seen);
     breaker.shutdown();
   });
 

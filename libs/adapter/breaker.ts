@@ -5,14 +5,18 @@
  * it begins and its failure when it ends, so a stream that outlives the window is a failure of nothing; it takes an error
  * that does not count for a success, which closes a half-open breaker when the client of the trial hangs up; and attempts
  * from before the breaker opened decide over the trial. So admission is asked for here, and opossum is fired with the
- * verdict once there is one. It keeps the states, the timer between them, and the counts.
+ * verdict once there is one. It keeps the states and the timer between them.
  *
  * The rule is failures in a row, as a window either never sees enough requests of a quiet worker or takes too many failures
  * to turn the balance of a busy one. Outcomes that say nothing about the provider's health (the client left, a bad request, a
  * rate limit) are neither a failure nor the success that ends a row.
+ *
+ * A provider that has just come back is not met by everything at once: after the trial the closed breaker admits two
+ * requests at a time, one more with each that goes well, and everything after RAMP_SUCCESSES of them or the time that it
+ * had rested. A failure before that opens it again.
  */
 import CircuitBreaker from "opossum";
-import { BreakerState } from "../gen/cortex/provider/v1/provider.ts";
+import { BreakerState, type BreakerStatistics } from "../gen/cortex/provider/v1/provider.ts";
 import { RpcError } from "../rpc/index.ts";
 
 /** What an attempt says about the provider. */
@@ -20,14 +24,19 @@ export type Verdict = "success" | "failure" | "neutral";
 
 /** Leave to try. Give it back with `settle` exactly once. */
 export interface Ticket {
-  /** It was let through by a half-open breaker, which waits for its outcome. */
-  readonly trial: boolean;
+  /** How often the breaker had opened. What began before it opened says nothing about the provider as it is now. */
+  readonly opened: number;
+  /** The provider has begun to answer. */
+  begun: boolean;
 }
 
-/** What a caller is told to wait while another request is the trial: about as long as a first token takes. */
+/** What a caller is told to wait while others try whether the provider is back: about as long as a first token takes. */
 const TRIAL_RETRY_AFTER_MS = 1_000;
 
-const ORDINARY: Ticket = { trial: false };
+/** After so many successes, the trial's among them, the provider takes everything again. */
+const RAMP_SUCCESSES = 16;
+
+const UNBOUNDED = Number.POSITIVE_INFINITY;
 
 export class Breaker {
   readonly #worker: string;
@@ -35,9 +44,16 @@ export class Breaker {
   readonly #resetMs: number;
   readonly #clock: () => number;
   readonly #opossum: CircuitBreaker<[RpcError | undefined], void>;
+  readonly #counts = { successes: 0, failures: 0, rejected: 0 };
   #failuresInRow = 0;
+  #opened = 0;
   #openedAtMs = 0;
   #trial: Ticket | undefined;
+  /** Attempts that were admitted since it opened last. */
+  #running = 0;
+  /** So many may run at once. */
+  #concurrentMax = UNBOUNDED;
+  #rampEndsAtMs = 0;
 
   /** Opens after `failures` in a row; `resetMs` later it lets one request at a time try. `onChange` is called after each change. */
   constructor(options: {
@@ -66,8 +82,11 @@ export class Breaker {
       },
     );
     this.#opossum.on("open", () => {
+      this.#opened += 1;
       this.#openedAtMs = this.#clock();
       this.#trial = undefined;
+      this.#running = 0;
+      this.#concurrentMax = 1;
       options.onChange(BreakerState.OPEN);
     });
     this.#opossum.on("halfOpen", () => options.onChange(BreakerState.HALF_OPEN));
@@ -82,42 +101,68 @@ export class Breaker {
     return this.#opossum.halfOpen ? BreakerState.HALF_OPEN : BreakerState.CLOSED;
   }
 
+  statistics(): BreakerStatistics {
+    this.#endRampInTime();
+    return {
+      failuresInRow: this.#failuresInRow,
+      ...this.#counts,
+      opened: this.#opened,
+      openedAtMs: this.#openedAtMs,
+      concurrentRequestsMax: this.#concurrentMax === UNBOUNDED ? 0 : this.#concurrentMax,
+    };
+  }
+
   /** Throws BREAKER_OPEN, saying how long to wait. */
   admit(): Ticket {
-    if (this.#opossum.opened) throw this.#refusal(Math.max(this.#openedAtMs + this.#resetMs - this.#clock(), 0));
-    if (!this.#opossum.halfOpen) return ORDINARY;
-    if (this.#trial !== undefined) throw this.#refusal(TRIAL_RETRY_AFTER_MS);
-    this.#trial = { trial: true };
-    return this.#trial;
+    if (this.#opossum.opened) {
+      const waitMs = Math.max(this.#openedAtMs + this.#resetMs - this.#clock(), 0);
+      const failures = this.#failuresInRow === 1 ? "a failure" : `${this.#failuresInRow} failures in a row`;
+      throw this.#refusal(`rests after ${failures}`, waitMs);
+    }
+    if (this.#opossum.halfOpen) {
+      if (this.#trial !== undefined) throw this.#refusal("is being tried after a rest", TRIAL_RETRY_AFTER_MS);
+      this.#trial = this.#begin();
+      return this.#trial;
+    }
+    if (this.#concurrentMax !== UNBOUNDED) this.#endRampInTime();
+    if (this.#running >= this.#concurrentMax) {
+      throw this.#refusal(`recovers and serves ${this.#concurrentMax} requests at a time`, TRIAL_RETRY_AFTER_MS);
+    }
+    return this.#begin();
   }
 
   /**
-   * The provider has begun to answer. That decides a trial, whose stream may go on for many minutes; but until an attempt has
-   * succeeded to its end, the next failure opens the breaker again.
+   * The provider has begun to answer. That decides a trial, and lets one more in after it, as a stream may go on for many
+   * minutes; but until an attempt has succeeded to its end, the next failure opens the breaker again.
    */
   contentBegan(ticket: Ticket): void {
-    if (!ticket.trial || ticket !== this.#trial) return;
-    this.#failuresInRow = this.#failuresMax - 1;
-    this.#fire(undefined);
+    if (this.#concurrentMax === UNBOUNDED || ticket.begun || ticket.opened !== this.#opened) return;
+    ticket.begun = true;
+    this.#grow();
+    if (ticket === this.#trial) this.#fire(undefined);
   }
 
   /** The attempt has ended. */
   settle(ticket: Ticket, verdict: Verdict, error?: RpcError): void {
+    if (verdict === "success") this.#counts.successes += 1;
+    if (verdict === "failure") this.#counts.failures += 1;
+    if (ticket.opened !== this.#opened) return;
+    this.#running -= 1;
     const deciding = ticket === this.#trial;
-    // Begun before it opened, or by a trial that has been decided: says nothing about the provider as it is now.
-    if (!deciding && !this.#opossum.closed) return;
     if (verdict === "neutral") {
       if (deciding) this.#trial = undefined;
       return;
     }
     if (verdict === "success") {
       this.#failuresInRow = 0;
+      if (this.#concurrentMax !== UNBOUNDED && !ticket.begun) this.#grow();
       this.#fire(undefined);
       return;
     }
+    this.#endRampInTime();
     this.#failuresInRow += 1;
     this.#fire(error ?? new RpcError("PROVIDER_ERROR", "failed"));
-    if (this.#failuresInRow >= this.#failuresMax || deciding) this.#opossum.open();
+    if (this.#failuresInRow >= this.#failuresMax || this.#concurrentMax !== UNBOUNDED) this.#opossum.open();
   }
 
   /** Ends its timers. It admits everything from then on. */
@@ -125,9 +170,25 @@ export class Breaker {
     this.#opossum.shutdown();
   }
 
-  #refusal(retryAfterMs: number): RpcError {
-    const message = `worker "${this.#worker}" rests after ${this.#failuresMax} failures in a row`;
-    return new RpcError("BREAKER_OPEN", message, { retryAfterMs });
+  #begin(): Ticket {
+    this.#running += 1;
+    return { opened: this.#opened, begun: false };
+  }
+
+  /** One more has gone well since it opened. */
+  #grow(): void {
+    if (this.#concurrentMax === 1) this.#rampEndsAtMs = this.#clock() + this.#resetMs;
+    this.#concurrentMax = this.#concurrentMax >= RAMP_SUCCESSES ? UNBOUNDED : this.#concurrentMax + 1;
+  }
+
+  #endRampInTime(): void {
+    const ramping = this.#concurrentMax > 1 && this.#concurrentMax !== UNBOUNDED;
+    if (ramping && this.#clock() >= this.#rampEndsAtMs) this.#concurrentMax = UNBOUNDED;
+  }
+
+  #refusal(why: string, retryAfterMs: number): RpcError {
+    this.#counts.rejected += 1;
+    return new RpcError("BREAKER_OPEN", `worker "${this.#worker}" ${why}`, { retryAfterMs });
   }
 
   #fire(failure: RpcError | undefined): void {

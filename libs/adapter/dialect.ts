@@ -13,6 +13,7 @@ import type {
   Warning,
 } from "../gen/cortex/llm/v1/llm.ts";
 import type { RpcError } from "../rpc/index.ts";
+import type { Headers, RateLimits } from "./rate-limits.ts";
 
 /** An HTTP request to the provider, without its key. */
 export interface ProviderRequest {
@@ -116,7 +117,12 @@ export interface Dialect {
   chatEvents(context: AttemptContext): EventReader;
 
   /** Translates a failure: an answer that is not 2xx. `body` is its text, at most 64 KiB, of any content type. */
-  error(status: number, headers: Readonly<Record<string, string | string[] | undefined>>, body: string): RpcError;
+  error(status: number, headers: Headers, body: string): RpcError;
+  /**
+   * What the head of an answer, also of a failure, says is left of the key's limits; undefined when it says nothing. Absent
+   * where the provider uses one of the known families of headers: rate-limits.ts.
+   */
+  limits?(headers: Headers): RateLimits | undefined;
 
   /** How to ask whether the provider would serve; a 2xx means available. */
   healthRequest(): ProviderRequest;

@@ -28,6 +28,14 @@ export function redact(error: RpcError, secrets: readonly string[]): RpcError {
   return new RpcError(error.reason, message, { field, retryAfterMs, attempts });
 }
 
+/** The same error with another wait. */
+export function withWait(error: RpcError, retryAfterMs: number): RpcError {
+  const { reason, message, field, attempts, cause } = error;
+  const waiting = new RpcError(reason, message, { field, retryAfterMs, attempts, cause });
+  if (quotable.has(error)) quotable.add(waiting);
+  return waiting;
+}
+
 /** The system's code of a connection error: ECONNREFUSED, UND_ERR_SOCKET, … */
 function systemCode(error: unknown): string {
   for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {

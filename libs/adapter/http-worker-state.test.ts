@@ -1,7 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { CompletionRequest } from "../gen/cortex/llm/v1/llm.ts";
 import { BreakerState, Health } from "../gen/cortex/provider/v1/provider.ts";
-import type { RpcError } from "../rpc/index.ts";
 import type { TraceContext } from "../telemetry/index.ts";
 import {
   closed,
@@ -18,6 +17,7 @@ import {
   until,
   wire,
 } from "./test-provider.ts";
+import type { WorkerChange } from "./worker.ts";
 
 /** A server that answers chat requests as it is told. */
 async function serveSwitchable() {
@@ -42,7 +42,7 @@ describe("the breaker of a worker", () => {
   it("opens when five streams in a row die midway, and asks the provider no more", async () => {
     await using server = await serveSwitchable();
     await using worker = createTestWorker(server.url);
-    const changes: string[] = [];
+    const changes: WorkerChange[] = [];
     worker.onChange((change) => changes.push(change));
     server.state.answer = "cut";
     for (let count = 0; count < 5; count += 1) expect(await reasonOf(worker)).toBe("PROVIDER_STREAM_CUT");
@@ -147,7 +147,7 @@ describe("the health of a worker", () => {
     let status = 200;
     await using server = await serveHttp((_request, response) => void response.writeHead(status).end("not JSON"));
     await using worker = createTestWorker(server.url);
-    const changes: string[] = [];
+    const changes: WorkerChange[] = [];
     worker.onChange((change) => changes.push(change));
     expect(worker.info().health).toBe(Health.UNSPECIFIED);
 
@@ -237,7 +237,7 @@ describe("the models of a worker", () => {
     });
     await using worker = createTestWorker(server.url, { models: undefined });
     await using configured = createTestWorker(server.url, { models: ["x"] });
-    const changes: string[] = [];
+    const changes: WorkerChange[] = [];
     worker.onChange((change) => changes.push(change));
 
     await worker.checkHealth(startTestCall());
@@ -276,57 +276,6 @@ describe("the models of a worker", () => {
     expect(await worker.checkHealth(startTestCall())).toMatchObject({ health: Health.AVAILABLE });
     expect(worker.info().models).toEqual([]);
     await expect(worker.listModels(startTestCall())).rejects.toMatchObject({ reason: "PROVIDER_ERROR" });
-  });
-});
-
-describe("the keys of a worker", () => {
-  it("are used in turn", async () => {
-    const keys: (string | undefined)[] = [];
-    await using server = await serveHttp((request, response) => {
-      request.resume();
-      keys.push(request.headers.authorization);
-      response.end("{}");
-    });
-    await using worker = createTestWorker(server.url, { keys: ["k1", "k2"] });
-    for (let count = 0; count < 3; count += 1) await worker.complete(REQUEST, startTestCall());
-    expect(keys).toEqual(["Bearer k1", "Bearer k2", "Bearer k1"]);
-  });
-
-  it("appear, like prompts and answers, in no error, log line, span or description, even when the provider echoes them", async () => {
-    const canaries = ["canary-key-1", "canary-prompt", "canary-answer"];
-    const answers = [
-      (authorization: string) => ({ status: 401, body: `bad ${authorization}` }),
-      () => ({ status: 400, body: "you said canary-prompt" }),
-      () => ({ status: 500, body: "I said canary-answer" }),
-      () => ({ status: 200, body: '{"error":"canary-answer to canary-prompt with canary-key-1"}' }),
-      () => ({ status: 200, body: "data: {canary-answer" }),
-      () => ({ status: 200, body: '{"text":"canary-answer"}' }),
-    ];
-    let count = 0;
-    await using server = await serveHttp((request, response) => {
-      request.resume();
-      const { status, body } = answers[count % answers.length]!(request.headers.authorization ?? "");
-      count += 1;
-      response.writeHead(status, { "content-type": "application/json" }).end(body);
-    });
-    await using worker = createTestWorker(
-      server.url,
-      { keys: ["canary-key-1"], breaker: { failures: 100 } },
-      { recording: true },
-    );
-    const errors: RpcError[] = [];
-    for (let round = 0; round < answers.length; round += 1) {
-      await worker.complete(REQUEST, startTestCall()).catch((error) => errors.push(error));
-    }
-    for (let round = 0; round < answers.length; round += 1) {
-      const { error } = await collect(worker.stream(REQUEST, startTestCall()));
-      if (error !== undefined) errors.push(error);
-    }
-    expect(errors).toHaveLength(10);
-    // What the provider said is the client's own to read; the key is nobody's.
-    expect(errors.map((error) => `${error.message} ${error.stack} ${error.cause}`).join()).not.toContain(canaries[0]);
-    const told = JSON.stringify([worker.lines, worker.spans, worker.info()]);
-    for (const canary of canaries) expect(told).not.toContain(canary);
   });
 });
 

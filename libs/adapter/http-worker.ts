@@ -10,6 +10,7 @@ import {
   BreakerState,
   type CheckHealthResponse,
   Health,
+  KeyState,
   type StreamResponse,
   type WorkerInfo,
 } from "../gen/cortex/provider/v1/provider.ts";
@@ -22,7 +23,7 @@ import { ConnectionPool } from "./connection-pool.ts";
 import type { AttemptContext, Dialect, ProviderRequest, Timeouts } from "./dialect.ts";
 import { causeFields, describe, failure } from "./failures.ts";
 import { parseJson } from "./json.ts";
-import { Keys } from "./keys.ts";
+import { type Key, type KeyChange, Keys } from "./keys.ts";
 import { PartStream } from "./part-stream.ts";
 import type { WorkerSettings } from "./settings.ts";
 import type { Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
@@ -76,10 +77,15 @@ class HttpWorker implements Worker, AttemptHost {
     this.dialect = dialect;
     this.tracer = dependencies.tracer;
     this.log = dependencies.log.child({ worker: settings.name });
-    this.keys = new Keys(settings.keys);
+    this.#clock = dependencies.clock ?? Date.now;
+    this.keys = new Keys({
+      worker: settings.name,
+      keys: settings.keys,
+      clock: this.#clock,
+      onChange: (change) => this.#keyChanged(change),
+    });
     this.secrets = settings.keys;
     this.#settings = settings;
-    this.#clock = dependencies.clock ?? Date.now;
     this.#random = dependencies.random ?? Math.random;
     this.#closeWaitMs = dependencies.closeWaitMs ?? CLOSE_WAIT_MS;
     this.#timeouts = withDefaults(defaults.timeouts, settings.timeouts);
@@ -116,7 +122,8 @@ class HttpWorker implements Worker, AttemptHost {
       activeRequests: this.#active,
       concurrentRequestsMax: this.#concurrentMax,
       simulated: simulated ?? false,
-      keys: [],
+      keys: this.keys.info(),
+      breakerStatistics: this.breaker.statistics(),
     };
   }
 
@@ -139,12 +146,17 @@ class HttpWorker implements Worker, AttemptHost {
     return new PartStream((stream) => {
       const context = this.#context(request.model);
       const translated = this.#translate(() => this.dialect.chatRequest(request, true, context));
-      const reader = this.dialect.chatEvents(context);
       const attempt = new Attempt(this, chatOptions(request, call, context, true));
-      const answer = new StreamAnswer(attempt, this.dialect, { stream, reader, warnings: translated.warnings ?? [] });
-      const accept = this.dialect.framing === "sse" ? "text/event-stream" : "application/x-ndjson";
-      attempt.send(this.#prefixed(translated), accept, answer);
-      return answer;
+      const warnings = translated.warnings ?? [];
+      attempt.send({
+        request: this.#prefixed(translated),
+        accept: this.dialect.framing === "sse" ? "text/event-stream" : "application/x-ndjson",
+        receive: () => {
+          const reader = this.dialect.chatEvents(context);
+          return new StreamAnswer(attempt, this.dialect, { stream, reader, warnings });
+        },
+      });
+      return attempt;
     });
   }
 
@@ -180,10 +192,10 @@ class HttpWorker implements Worker, AttemptHost {
     const models = this.dialect.modelsRequest();
     const asksModels = this.#settings.models === undefined;
     const same = request.path === models.path && request.method === models.method && request.body === models.body;
+    const ask = (trial?: Key) =>
+      this.#look("health", call, request, (text) => void (asksModels && same && this.#readModels(text)), trial);
     try {
-      await this.#look("health", call, request, (text) => {
-        if (asksModels && same) this.#readModels(text);
-      });
+      if (!(await this.#tryRefusedKeys(ask, call))) await ask();
     } catch (thrown) {
       return this.#unhealthy(RpcError.from(thrown), performance.now() - startedAtMs, call);
     }
@@ -221,7 +233,8 @@ class HttpWorker implements Worker, AttemptHost {
     this.#attempts.delete(attempt);
     if (attempt.options.counted) this.#active -= 1;
     if (error === undefined) this.#setHealth(Health.AVAILABLE);
-    else if (error.reason === "PROVIDER_UNREACHABLE" || error.reason === "PROVIDER_REFUSED_KEY") {
+    else if (error.reason === "PROVIDER_UNREACHABLE") this.#setHealth(Health.UNAVAILABLE, error);
+    else if (error.reason === "PROVIDER_REFUSED_KEY" && (this.keys.allOut || this.keys.count === 0)) {
       this.#setHealth(Health.UNAVAILABLE, error);
     } else this.#reportHealth();
     if (this.#attempts.size === 0) this.#idle?.();
@@ -239,6 +252,7 @@ class HttpWorker implements Worker, AttemptHost {
     for (const attempt of [...this.#attempts]) attempt.exchange.abort(this.#draining());
     await this.pool.close();
     this.breaker.shutdown();
+    this.keys.shutdown();
     this.#listeners.clear();
   }
 
@@ -277,13 +291,38 @@ class HttpWorker implements Worker, AttemptHost {
     read: (text: string) => { readonly value: T; readonly summary?: AnswerSummary },
   ): Promise<T> {
     return new Promise((resolve, reject) => {
-      const answer = new WholeAnswer(attempt, this.dialect, { read, resolve, reject });
-      attempt.send(this.#prefixed(request), "application/json", answer);
+      attempt.send({
+        request: this.#prefixed(request),
+        accept: "application/json",
+        receive: () => new WholeAnswer(attempt, this.dialect, { read, resolve, reject }),
+      });
     });
   }
 
+  /** Asks with the keys that were refused and may be tried again. True when the provider has taken one. */
+  async #tryRefusedKeys(ask: (trial: Key) => Promise<unknown>, call: Call): Promise<boolean> {
+    let taken = false;
+    for (const key of this.keys.trialsDue()) {
+      try {
+        await ask(key);
+        taken = true;
+      } catch (thrown) {
+        if (call.signal.aborted) throw abortReason(call.signal);
+        // With no other key this is how the worker is.
+        if (this.keys.allOut) throw thrown;
+      }
+    }
+    return taken;
+  }
+
   /** Asks something to look after the worker: past breaker and limits, and within the connect time-out. */
-  async #look<T>(operation: Operation, call: Call, request: ProviderRequest, read: (text: string) => T): Promise<T> {
+  async #look<T>(
+    operation: Operation,
+    call: Call,
+    request: ProviderRequest,
+    read: (text: string) => T,
+    trial?: Key,
+  ): Promise<T> {
     const { connectMs } = this.#timeouts;
     const timeouts: Timeouts = {
       connectMs,
@@ -293,7 +332,7 @@ class HttpWorker implements Worker, AttemptHost {
       totalMs: connectMs,
     };
     const context = this.#context(NO_MODEL);
-    const attempt = new Attempt(this, { operation, call, context, stream: false, counted: false, timeouts });
+    const attempt = new Attempt(this, { operation, call, context, stream: false, counted: false, timeouts, trial });
     return this.#ask(attempt, request, (text) => ({ value: read(text) }));
   }
 
@@ -319,16 +358,27 @@ class HttpWorker implements Worker, AttemptHost {
 
   #unhealthy(error: RpcError, latencyMs: number, call: Call): CheckHealthResponse {
     if (call.signal.aborted) throw abortReason(call.signal);
+    const message = `${error.message}. ${CATALOGUE[error.reason].remedy}`;
+    // Keys that rest make it busy for as long as they do, and that is known without asking again.
+    if (this.#keysRest()) {
+      this.#reportHealth();
+      return { health: this.#currentHealth(), latencyMs, message };
+    }
     const full = error.reason === "PROVIDER_RATE_LIMITED" || error.reason === "PROVIDER_OVERLOADED";
     const health = full || error.reason === "WORKER_BUSY" ? Health.BUSY : Health.UNAVAILABLE;
     this.#setHealth(health, error);
-    return { health, latencyMs, message: `${error.message}. ${CATALOGUE[error.reason].remedy}` };
+    return { health, latencyMs, message };
   }
 
   #currentHealth(): Health {
     if (this.#health === Health.UNAVAILABLE) return Health.UNAVAILABLE;
     const full = this.#concurrentMax > 0 && this.#active >= this.#concurrentMax;
-    return full || this.pool.exhausted ? Health.BUSY : this.#health;
+    return full || this.pool.exhausted || this.#keysRest() ? Health.BUSY : this.#health;
+  }
+
+  /** No key can be used, but one will be. */
+  #keysRest(): boolean {
+    return this.keys.waitMs() !== undefined;
   }
 
   #setHealth(health: Health, error?: RpcError): void {
@@ -360,6 +410,19 @@ class HttpWorker implements Worker, AttemptHost {
       this.log.info({ breaker: "closed" }, "breaker closed: the worker serves again");
     }
     this.#notify("breaker");
+  }
+
+  #keyChanged(change: KeyChange): void {
+    const { fingerprint: key, state, reason } = change;
+    if (state === KeyState.OUT) {
+      this.log.error({ key, reason }, "the provider refuses a key: it is used no more until a health check is taken");
+    } else if (state === KeyState.RESTING) {
+      const restMs = Math.round(change.restingUntilMs - this.#clock());
+      const level = reason === "PROVIDER_QUOTA_EXHAUSTED" ? "warn" : "info";
+      this.log[level]({ key, reason, rest_ms: restMs }, "the provider limits a key: it rests");
+    } else this.log.info({ key }, "a key is back");
+    this.#notify(change);
+    this.#reportHealth();
   }
 
   #notify(change: WorkerChange): void {

@@ -13,6 +13,8 @@ export type {
 } from "./dialect.ts";
 export { createHttpWorker } from "./http-worker.ts";
 export { parseJson } from "./json.ts";
+export type { KeyChange } from "./keys.ts";
 export { createProviderService, type ProviderService, type ProviderServiceChange } from "./provider-service.ts";
+export type { RateLimit, RateLimits } from "./rate-limits.ts";
 export type { WorkerSettings } from "./settings.ts";
 export type { Worker, WorkerChange, WorkerDependencies } from "./worker.ts";

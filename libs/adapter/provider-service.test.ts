@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { CompletionRequest, EmbeddingRequest } from "../gen/cortex/llm/v1/llm.ts";
-import { BreakerState, Health } from "../gen/cortex/provider/v1/provider.ts";
+import { BreakerState, Health, KeyState } from "../gen/cortex/provider/v1/provider.ts";
 import { createProviderService } from "./provider-service.ts";
 import {
   collect,
@@ -39,7 +39,7 @@ describe("the provider service", () => {
 
   it("describes one worker, or all of them", async () => {
     const provider = createProviderService();
-    provider.add(createTestWorker("http://127.0.0.1:1/v1/", { name: "a", limits: { concurrent: 3 } }));
+    provider.add(createTestWorker("http://127.0.0.1:1/v1/", { name: "a", keys: ["k"], limits: { concurrent: 3 } }));
     provider.add(createTestWorker("http://127.0.0.1:1", { name: "b", priority: 5, capabilities: [] }));
     const { workers } = await provider.service.getInfo({ worker: "" }, call);
     expect(workers).toEqual([
@@ -56,6 +56,26 @@ describe("the provider service", () => {
         activeRequests: 0,
         concurrentRequestsMax: 3,
         simulated: false,
+        // The start of `printf k | sha256sum`.
+        keys: [
+          {
+            fingerprint: "8254c329",
+            state: KeyState.AVAILABLE,
+            restingUntilMs: 0,
+            requests: 0,
+            inFlight: 0,
+            reason: "",
+          },
+        ],
+        breakerStatistics: {
+          failuresInRow: 0,
+          successes: 0,
+          failures: 0,
+          rejected: 0,
+          opened: 0,
+          openedAtMs: 0,
+          concurrentRequestsMax: 0,
+        },
       },
       expect.objectContaining({ name: "b", priority: 5, capabilities: [], baseUrl: "http://127.0.0.1:1" }),
     ]);

@@ -9,15 +9,20 @@ import type {
 import type { CheckHealthResponse, StreamResponse, WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import type { Call } from "../rpc/index.ts";
 import type { Logger, Tracer } from "../telemetry/index.ts";
+import type { KeyChange } from "./keys.ts";
 
-/** What about a worker has changed; `info()` has the new state. A busy worker may report `health` often: coalesce. */
-export type WorkerChange = "health" | "breaker" | "models";
+/**
+ * What about a worker has changed; `info()` has the new state. A busy worker may report `health` often: coalesce. A change of
+ * a key says which.
+ */
+export type WorkerChange = "health" | "breaker" | "models" | KeyChange;
 
 /**
  * One place that can serve models.
  *
  * Everything it throws is an RpcError. Besides the dialect's own (INVALID_REQUEST, PROVIDER_RATE_LIMITED, …) these are
- * WORKER_BUSY, BREAKER_OPEN and NODE_DRAINING before anything is sent; PROVIDER_UNREACHABLE, PROVIDER_TIMEOUT,
+ * WORKER_BUSY, BREAKER_OPEN, NODE_DRAINING, and PROVIDER_RATE_LIMITED, PROVIDER_QUOTA_EXHAUSTED or PROVIDER_REFUSED_KEY
+ * while no key can be used, before anything is sent; PROVIDER_UNREACHABLE, PROVIDER_TIMEOUT,
  * PROVIDER_INVALID_ANSWER and PROVIDER_STREAM_CUT after that; CANCELLED and DEADLINE_EXCEEDED when the call was given up.
  */
 export interface Worker {
