@@ -1,11 +1,16 @@
 /** Runs the workers of one provider in a node: those that are configured, and those that are added while it runs. */
-import type { Worker, WorkerDependencies, WorkerSettings } from "../adapter/index.ts";
-import { WorkerChanged_Change as Change, WorkerChanged } from "../gen/cortex/events/v1/events.ts";
-import { Health, ProviderServiceDefinition } from "../gen/cortex/provider/v1/provider.ts";
+import type { KeyChange, Worker, WorkerDependencies, WorkerSettings } from "../adapter/index.ts";
+import {
+  WorkerChanged_Change as Change,
+  KeyChanged,
+  KeyChanged_Change,
+  WorkerChanged,
+} from "../gen/cortex/events/v1/events.ts";
+import { Health, KeyState, ProviderServiceDefinition, type WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import type { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
 import { startCall } from "../rpc/index.ts";
 import { EVENT, NO_TRACE } from "../telemetry/index.ts";
-import { readKeysVariable } from "./config.ts";
+import { readKeysVariable, readProviderKeys } from "./config.ts";
 import type { Host, RunningService, ServiceEntry } from "./host.ts";
 
 /** How often a worker is asked for its health (W8), and how long it may take to answer. */
@@ -15,6 +20,13 @@ const HEALTH_TIMEOUT_MS = 5_000;
 const RECOVERY_MIN_MS = 500;
 /** How long a starting adapter waits for the first answers, so that a node that is ready knows its workers. */
 const FIRST_HEALTH_MS = 1_000;
+
+const KEY_CHANGES: Readonly<Record<KeyState, KeyChanged_Change>> = {
+  [KeyState.UNSPECIFIED]: KeyChanged_Change.UNSPECIFIED,
+  [KeyState.AVAILABLE]: KeyChanged_Change.BACK,
+  [KeyState.RESTING]: KeyChanged_Change.RESTED,
+  [KeyState.OUT]: KeyChanged_Change.OUT,
+};
 
 type CreateWorker = (settings: WorkerSettings, dependencies: WorkerDependencies) => Worker;
 
@@ -39,17 +51,31 @@ async function startAdapter(host: Host, provider: string, createWorker: CreateWo
     mesh.events.publish(EVENT.workerChanged, WorkerChanged, event, NO_TRACE);
   }
 
+  function publishKey(worker: string, { fingerprint, state, reason, restingUntilMs }: KeyChange): void {
+    const event: KeyChanged = {
+      change: KEY_CHANGES[state],
+      node: host.nodeId,
+      worker,
+      provider,
+      fingerprint,
+      reason: reason ?? "",
+      restingUntilMs,
+    };
+    mesh.events.publish(EVENT.keyChanged, KeyChanged, event, NO_TRACE);
+  }
+
   function run(settings: WorkerSettings): Promise<void> {
     const worker = createWorker(settings, host);
     worker.onChange((change) => {
       mesh.announceWorker(worker.info());
+      if (typeof change === "object") publishKey(worker.name, change);
       if (change === "breaker") publish(worker, Change.BREAKER);
       if (change === "health") {
         publish(worker, Change.HEALTH);
         health.changed();
       }
     });
-    const health = new HealthChecks(worker, log);
+    const health = new HealthChecks(worker, log, (info) => mesh.announceWorker(info));
     workers.add(worker);
     mesh.announceWorker(worker.info());
     publish(worker, Change.STARTED);
@@ -113,17 +139,19 @@ async function startAdapter(host: Host, provider: string, createWorker: CreateWo
 class HealthChecks {
   readonly #worker: Worker;
   readonly #log: Host["log"];
+  readonly #announce: (info: WorkerInfo) => void;
   #timer: NodeJS.Timeout | undefined;
   #recoveryMs = RECOVERY_MIN_MS;
   #down = false;
   #stopped = false;
 
-  constructor(worker: Worker, log: Host["log"]) {
+  constructor(worker: Worker, log: Host["log"], announce: (info: WorkerInfo) => void) {
     this.#worker = worker;
     this.#log = log;
+    this.#announce = announce;
   }
 
-  /** Asks now, and from then on. */
+  /** Asks now, and from then on; what the worker has counted meanwhile is announced. */
   async check(): Promise<void> {
     const deadlineAtMs = Date.now() + HEALTH_TIMEOUT_MS;
     const call = startCall({ tenant: "", requestId: "health", trace: NO_TRACE, deadlineAtMs });
@@ -134,7 +162,10 @@ class HealthChecks {
     } finally {
       call.finish();
     }
-    this.#down = this.#worker.info().health === Health.UNAVAILABLE;
+    if (this.#stopped) return;
+    const info = this.#worker.info();
+    this.#announce(info);
+    this.#down = info.health === Health.UNAVAILABLE;
     if (!this.#down) this.#recoveryMs = RECOVERY_MIN_MS;
     this.#schedule();
   }
@@ -164,13 +195,19 @@ class HealthChecks {
   }
 }
 
+/** A provider's usual keys go to its own address only: another one was chosen by whoever added the worker. */
+function keysOf({ keysVariable, baseUrl, provider }: WorkerSpecification): string[] {
+  if (keysVariable !== "") return readKeysVariable(keysVariable);
+  return baseUrl === "" ? readProviderKeys(provider) : [];
+}
+
 function fromSpecification(specification: WorkerSpecification): WorkerSettings {
-  const { name, provider, baseUrl, models, priority, capabilities, keysVariable } = specification;
+  const { name, provider, baseUrl, models, priority, capabilities } = specification;
   return {
     name,
     provider,
     baseUrl: baseUrl === "" ? undefined : baseUrl,
-    keys: keysVariable === "" ? [] : readKeysVariable(keysVariable),
+    keys: keysOf(specification),
     models: models.length === 0 ? undefined : models,
     priority,
     capabilities: capabilities.length === 0 ? undefined : capabilities,
