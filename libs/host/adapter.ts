@@ -1,5 +1,12 @@
 /** Runs the workers of one provider in a node: those that are configured, and those that are added while it runs. */
-import type { KeyChange, Worker, WorkerDependencies, WorkerSettings } from "../adapter/index.ts";
+import {
+  createHttpWorker,
+  type Dialect,
+  type KeyChange,
+  type Worker,
+  type WorkerDependencies,
+  type WorkerSettings,
+} from "../adapter/index.ts";
 import {
   WorkerChanged_Change as Change,
   KeyChanged,
@@ -38,6 +45,13 @@ export function adapterService(provider: string, createWorker: CreateWorker): Se
     adapter: { provider, createWorker },
     start: (host) => startAdapter(host, provider, createWorker),
   };
+}
+
+/** As adapterService, for a provider that is reached over HTTP and known by its dialect. */
+export function dialectService(provider: string, createDialect: (settings: WorkerSettings) => Dialect): ServiceEntry {
+  const createWorker: CreateWorker = (settings, dependencies) =>
+    createHttpWorker(createDialect(settings), settings, dependencies);
+  return { ...adapterService(provider, createWorker), adapter: { provider, createWorker, createDialect } };
 }
 
 async function startAdapter(host: Host, provider: string, createWorker: CreateWorker): Promise<RunningService> {

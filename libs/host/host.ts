@@ -1,5 +1,5 @@
 /** What a service is given by the node that runs it, and what it gives back. */
-import type { ProviderService, Worker, WorkerDependencies, WorkerSettings } from "../adapter/index.ts";
+import type { Dialect, ProviderService, Worker, WorkerDependencies, WorkerSettings } from "../adapter/index.ts";
 import type { CheckResponse } from "../gen/cortex/health/v1/health.ts";
 import type { Clients, Mesh } from "../mesh/index.ts";
 import type { Service, ServiceDefinition } from "../rpc/index.ts";
@@ -45,5 +45,7 @@ export interface ServiceEntry {
   readonly adapter?: {
     readonly provider: string;
     createWorker(settings: WorkerSettings, dependencies: WorkerDependencies): Worker;
+    /** How such a worker speaks; absent when there is no provider behind it. */
+    createDialect?(settings: WorkerSettings): Dialect;
   };
 }

@@ -1,5 +1,5 @@
 /** Runs services in a node: configuration, NATS, lifecycle, drain. The only room that reads the environment. */
-export { adapterService } from "./adapter.ts";
+export { adapterService, dialectService } from "./adapter.ts";
 export {
   type Configuration,
   ConfigurationError,
