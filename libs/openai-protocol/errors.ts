@@ -149,7 +149,7 @@ function statusOf(outer: Readonly<Record<string, unknown>>, error: ProviderError
   const inner = outer["error"];
   // OpenRouter and vLLM give the status as the code, Groq as status_code.
   for (const given of [isObject(inner) ? inner["status_code"] : undefined, error.code]) {
-    const status = Number(given);
+    const status = typeof given === "string" || typeof given === "number" ? Number(given) : Number.NaN;
     if (Number.isInteger(status) && status >= 400 && status <= 599) return status;
   }
   const kind = `${error.type} ${error.code}`.toLowerCase();

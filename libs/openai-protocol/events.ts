@@ -127,13 +127,11 @@ export class OpenAiEventReader implements EventReader {
     // Perplexity has the whole message beside the delta; a server that can't stream has only the message.
     const delta = raw["delta"] ?? raw["message"] ?? {};
     if (!isJson(delta)) throw notUnderstood("a delta is not an object");
-    const before = parts.length;
-    this.#readText(choice, delta, fromLogprobs(raw["logprobs"]), parts);
-    this.#readCalls(choice, delta, parts);
-    if (choice.finished && parts.length > before) {
-      parts.length = before;
-      throw notUnderstood("more of a choice that had ended");
-    }
+    // What a choice says after its end is read only to be sure that it is nothing.
+    const said = choice.finished ? [] : parts;
+    this.#readText(choice, delta, fromLogprobs(raw["logprobs"]), said);
+    this.#readCalls(choice, delta, said);
+    if (choice.finished && said.length > 0) throw notUnderstood("more of a choice that had ended");
     this.#readFinish(choice, raw["finish_reason"], parts);
   }
 

@@ -86,15 +86,14 @@ export class GeminiEventReader implements EventReader {
 
   #readCandidate(raw: Json, position: number, parts: Part[]): void {
     const candidate = this.#open(countOf(raw["index"]) ?? position);
-    const before = parts.length;
-    for (const part of fromParts(raw)) this.#readPart(candidate, part, parts);
+    // What a candidate says after its end is read only to be sure that it is nothing.
+    const said = candidate.finished ? [] : parts;
+    const before = said.length;
+    for (const part of fromParts(raw)) this.#readPart(candidate, part, said);
     const logprobs = fromLogprobs(raw["logprobsResult"]);
-    if (logprobs.length > 0) this.#readLogprobs(candidate, logprobs, parts, before);
-    if (candidate.finished && parts.length > before) {
-      parts.length = before;
-      throw notUnderstood("more of a candidate that had ended");
-    }
-    candidate.content ||= parts.length > before;
+    if (logprobs.length > 0) this.#readLogprobs(candidate, logprobs, said, before);
+    if (candidate.finished && said.length > 0) throw notUnderstood("more of a candidate that had ended");
+    candidate.content ||= said.length > before;
     this.#readFinish(candidate, raw["finishReason"], parts);
   }
 
