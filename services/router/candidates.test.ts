@@ -94,6 +94,8 @@ describe("a name", () => {
     expect(resolved("local/llama3.2", workers)).toEqual(["local/llama3.2:latest"]);
     // The exact name comes first where there are both.
     expect(resolved("a", [running("w", { models: ["a:latest", "a"] })])).toEqual(["w/a"]);
+    const both = [running("exact", { priority: 2 }), running("tagged", { models: ["m:latest"], priority: 1 })];
+    expect(resolved("m", both)).toEqual(["tagged/m:latest", "exact/m"]);
   });
 
   it("of a worker that could not be asked for its models is believed", () => {

@@ -114,7 +114,10 @@ function direct(target: string, index: WorkerIndex): Candidate[] {
   const known = worker === undefined ? undefined : knownModel(model, worker.info.models);
   if (worker !== undefined && known !== undefined) return [candidateOf(worker, known)];
   // Models have names with slashes too, and their first part may be a worker's name: openai/gpt-oss-20b, groq/compound.
-  const serving = index.byModel.get(target) ?? index.byModel.get(`${target}:latest`) ?? [];
+  const exact = index.byModel.get(target) ?? [];
+  const latest = index.byModel.get(`${target}:latest`) ?? [];
+  const serving =
+    latest.length === 0 ? exact : index.ordered.filter((other) => exact.includes(other) || latest.includes(other));
   const candidates = serving.map((other) => candidateOf(other, knownModel(target, other.info.models)!));
   // A worker that could not be asked for its models may well have this one.
   if (worker?.info.models.length === 0 && model !== "") candidates.push(candidateOf(worker, model));
