@@ -12,7 +12,7 @@ export type {
   Timeouts,
 } from "./dialect.ts";
 export { createHttpWorker } from "./http-worker.ts";
-export { parseJson } from "./json.ts";
+export { isVector, parseJson } from "./json.ts";
 export type { KeyChange } from "./keys.ts";
 export { createProviderService, type ProviderService, type ProviderServiceChange } from "./provider-service.ts";
 export type { RateLimit, RateLimits } from "./rate-limits.ts";

@@ -27,3 +27,12 @@ function describe(source: string, thrown: unknown): string {
   if (!'{["-0123456789tfn'.includes(source.charAt(start))) return `wrong at position ${start} of ${source.length}`;
   return `wrong somewhere in ${source.length} characters`;
 }
+
+/** The largest number that a vector's element can hold. */
+const FLOAT32_MAX = 3.4028234663852886e38;
+
+/** Whether a parsed value is a vector: numbers, at least one, each of which a 32-bit float can hold. */
+export function isVector(value: unknown): value is number[] {
+  if (!Array.isArray(value) || value.length === 0) return false;
+  return value.every((element) => typeof element === "number" && Math.abs(element) <= FLOAT32_MAX);
+}

@@ -4,7 +4,8 @@
  * The reading is lenient where the servers differ in form and strict about what they mean: what can't be understood is an
  * error, and nothing is made up.
  */
-import type { AttemptContext } from "../adapter/index.ts";
+
+import { type AttemptContext, isVector } from "../adapter/index.ts";
 import {
   type Choice,
   type Completion,
@@ -274,7 +275,7 @@ function fromVector(vector: unknown): number[] {
       return Array.from({ length: bytes.length / 4 }, (_, index) => bytes.readFloatLE(index * 4));
     }
   }
-  if (!Array.isArray(vector) || vector.length === 0 || !vector.every((value) => typeof value === "number")) {
+  if (!isVector(vector)) {
     throw notUnderstood("an embedding is not a vector");
   }
   return vector;

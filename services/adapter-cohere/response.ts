@@ -1,5 +1,6 @@
 /** What Cohere answers: https://docs.cohere.com/reference/chat, https://docs.cohere.com/reference/embed */
-import type { AttemptContext } from "../../libs/adapter/index.ts";
+
+import { type AttemptContext, isVector } from "../../libs/adapter/index.ts";
 import {
   type Completion,
   type ContentPart,
@@ -202,7 +203,7 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
   const vectors = isJson(byType) ? byType["float"] : byType;
   if (!Array.isArray(vectors) || vectors.length === 0) throw notUnderstood("no embeddings");
   const embeddings = vectors.map((values) => {
-    if (!Array.isArray(values) || values.length === 0 || !values.every((value) => typeof value === "number")) {
+    if (!isVector(values)) {
       throw notUnderstood("an embedding is not a vector");
     }
     return { values };

@@ -1,5 +1,6 @@
 /** What Gemini answers: https://ai.google.dev/api/generate-content#generatecontentresponse */
-import type { AttemptContext } from "../../libs/adapter/index.ts";
+
+import { type AttemptContext, isVector } from "../../libs/adapter/index.ts";
 import {
   type Choice,
   type Completion,
@@ -275,7 +276,7 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
   if (!Array.isArray(list) || list.length === 0) throw notUnderstood("no embeddings");
   const embeddings = list.map((embedding: unknown) => {
     const values = isJson(embedding) ? embedding["values"] : undefined;
-    if (!Array.isArray(values) || values.length === 0 || !values.every((value) => typeof value === "number")) {
+    if (!isVector(values)) {
       throw notUnderstood("an embedding is not a vector");
     }
     return { values };

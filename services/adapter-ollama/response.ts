@@ -1,5 +1,11 @@
 /** What Ollama answers: https://docs.ollama.com/api/chat, https://docs.ollama.com/api/streaming */
-import { type AttemptContext, type EventReader, type ProviderEvent, parseJson } from "../../libs/adapter/index.ts";
+import {
+  type AttemptContext,
+  type EventReader,
+  isVector,
+  type ProviderEvent,
+  parseJson,
+} from "../../libs/adapter/index.ts";
 import {
   type Completion,
   type ContentPart,
@@ -208,7 +214,7 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
   const vectors = answer["embeddings"];
   if (!Array.isArray(vectors) || vectors.length === 0) throw notUnderstood("no embeddings");
   const embeddings = vectors.map((values) => {
-    if (!Array.isArray(values) || values.length === 0 || !values.every((value) => typeof value === "number")) {
+    if (!isVector(values)) {
       throw notUnderstood("an embedding is not a vector");
     }
     return { values };
