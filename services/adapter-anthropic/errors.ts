@@ -89,7 +89,7 @@ const CONTENT_MESSAGE = /content filtering policy|usage policy/i;
 /** Of the organization or of its key. */
 const ACCOUNT_MESSAGE = /organization has been disabled|invalid x-api-key|api key/i;
 const UNSUPPORTED_MESSAGE =
-  /(does|do|is|are) not (currently )?support|not supported (for|by|on|with)|cannot both be specified|only available (for|on)|is deprecated for this model|extra inputs are not permitted/i;
+  /(does|do|is|are) not (currently )?support|not supported (for|by|on|with)|cannot both be specified|only available (for|on)|is deprecated for this model|extra inputs are not permitted|additionalProperties' must be explicitly/i;
 /** "Unable to download the file. Please verify the URL and try again." Another provider may get at it. */
 const FETCH_MESSAGE =
   /unable to download|could not (download|fetch)|failed to (download|fetch)|url is not (supported|accessible)/i;

@@ -207,6 +207,16 @@ describe("Google's SDK against the simulated Gemini", () => {
     await expect(ask(`${MODEL}@status:502,html`)).rejects.toThrow("502");
   });
 
+  it("keeps to its rate limits, key by key, and names the one that was hit", async () => {
+    const simulator = await gemini({
+      limits: { requests: { count: 1, perMs: 86_400_000 }, tokens: { count: 1000, perMs: 60_000 } },
+    });
+    const ask = (key: string) => sdk(simulator, key).models.generateContent({ model: MODEL, contents: "hello" });
+    await expect(ask("a")).resolves.toBeDefined();
+    await expect(ask("a")).rejects.toThrow("GenerateRequestsPerDayPerProjectPerModel-FreeTier");
+    await expect(ask("b")).resolves.toBeDefined();
+  });
+
   it("reports an error in a stream as bare JSON, and cuts without a finish reason", async () => {
     const client = sdk(await gemini());
     const ask = async (behaviour: string) =>

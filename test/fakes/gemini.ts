@@ -4,6 +4,7 @@
  * is one token here, where the real one sends some twenty at once.
  */
 import { type Behaviour, splitModel } from "./behaviour.ts";
+import { type Exceeded, type Limits, RateLimiter } from "./limits.ts";
 import { answer, countWords, embed, type Question, type Said } from "./model.ts";
 import {
   type Provider,
@@ -20,6 +21,8 @@ export interface GeminiSimulatorOptions extends SimulatorOptions {
   readonly apiKeys?: readonly string[] | undefined;
   /** Requests for others get 404. When absent every model is there. */
   readonly models?: readonly string[] | undefined;
+  /** For each key. When absent there are none; no header tells of them. */
+  readonly limits?: Limits | undefined;
 }
 
 /** Starts one; its `url` ends in /v1beta, which the official SDK adds by itself. */
@@ -39,10 +42,12 @@ class Gemini implements Provider {
   readonly basePath = "/v1beta";
   readonly waitInBody = true;
   readonly #options: GeminiSimulatorOptions;
+  readonly #limiter: RateLimiter | undefined;
   #count = 0;
 
   constructor(options: GeminiSimulatorOptions) {
     this.#options = options;
+    this.#limiter = options.limits && new RateLimiter(options.limits);
   }
 
   isGeneration(request: SimulatedRequest): boolean {
@@ -72,8 +77,11 @@ class Gemini implements Provider {
     if (method.endsWith("Contents") || method === "embedContent") return embeddings(body, method);
     const wrong = wrongRequest(body, model);
     if (wrong !== undefined) return failure(400, wrong, "INVALID_ARGUMENT");
+    const question = toQuestion(body);
+    const exceeded = this.#limiter?.take(String(key), question.words);
+    if (exceeded !== undefined) return limited(exceeded, model);
     this.#count += 1;
-    const generation = new Generation(body, model, this.#count, answer(toQuestion(body), behaviour));
+    const generation = new Generation(body, model, this.#count, answer(question, behaviour));
     if (method === "generateContent") return whole(generation.whole());
     // Without it the answer is one array, which no client of ours asks for.
     return query.includes("alt=sse")
@@ -267,29 +275,53 @@ function failure(code: number, message: string, status: string, details?: readon
   return { ...whole(errorBody(code, message, status, details)), status: code };
 }
 
+const QUOTA_HELP = "https://ai.google.dev/gemini-api/docs/rate-limits";
+
+interface Quota {
+  readonly metric: string;
+  readonly id: string;
+  readonly value: number;
+  readonly model: string;
+}
+
 /** The wait stands in the details and, with more digits, in the message; there is no retry-after. */
-function rateLimited(waitS: number): Reply {
-  const metric = "generativelanguage.googleapis.com/generate_content_free_tier_requests";
-  const message = `You exceeded your current quota, please check your plan and billing details. For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits. \n* Quota exceeded for metric: ${metric}, limit: 15, model: gemini-2.5-flash-lite\nPlease retry in ${waitS}s.`;
+function rateLimited(waitS: number, quota: Quota = FREE_REQUESTS): Reply {
+  const metric = `generativelanguage.googleapis.com/${quota.metric}`;
+  const message = `You exceeded your current quota, please check your plan and billing details. For more information on this error, head to: ${QUOTA_HELP}. \n* Quota exceeded for metric: ${metric}, limit: ${quota.value}, model: ${quota.model}\nPlease retry in ${waitS}s.`;
   const violation = {
     quotaMetric: metric,
-    quotaId: "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
-    quotaDimensions: { location: "global", model: "gemini-2.5-flash-lite" },
-    quotaValue: "15",
+    quotaId: quota.id,
+    quotaDimensions: { location: "global", model: quota.model },
+    quotaValue: String(quota.value),
   };
   return failure(429, message, "RESOURCE_EXHAUSTED", [
     {
       "@type": "type.googleapis.com/google.rpc.Help",
-      links: [
-        {
-          description: "Learn more about Gemini API quotas",
-          url: "https://ai.google.dev/gemini-api/docs/rate-limits",
-        },
-      ],
+      links: [{ description: "Learn more about Gemini API quotas", url: QUOTA_HELP }],
     },
     { "@type": "type.googleapis.com/google.rpc.QuotaFailure", violations: [violation] },
     { "@type": "type.googleapis.com/google.rpc.RetryInfo", retryDelay: `${Math.floor(waitS)}s` },
   ]);
+}
+
+const FREE_REQUESTS: Quota = {
+  metric: "generate_content_free_tier_requests",
+  id: "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+  value: 15,
+  model: "gemini-2.5-flash-lite",
+};
+
+function limited({ which, limit, waitMs }: Exceeded, model: string): Reply {
+  const period = limit.perMs >= 86_400_000 ? "PerDay" : "PerMinute";
+  const requests = which === "requests";
+  return rateLimited(Math.min(waitMs, limit.perMs) / 1000, {
+    metric: requests ? FREE_REQUESTS.metric : "generate_content_paid_tier_input_token_count",
+    id: requests
+      ? `GenerateRequests${period}PerProjectPerModel-FreeTier`
+      : `GenerateContentPaidTierInputTokensPerModel${period}`,
+    value: limit.count,
+    model,
+  });
 }
 
 function wrongKey(): Reply {

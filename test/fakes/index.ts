@@ -1,4 +1,5 @@
 /** Simulated providers to test against, over real HTTP and true to the byte. */
+export { type AnthropicSimulatorOptions, startAnthropicSimulator } from "./anthropic.ts";
 export type { Behaviour, BehaviourLike, Fault, Point } from "./behaviour.ts";
 export { parseBehaviour } from "./behaviour.ts";
 export { type CohereSimulatorOptions, startCohereSimulator } from "./cohere.ts";

@@ -7,6 +7,7 @@ import {
   FLAVORS,
   type FlavorName,
   type Simulator,
+  startAnthropicSimulator,
   startCohereSimulator,
   startGeminiSimulator,
   startGroqSimulator,
@@ -26,6 +27,7 @@ const STARTS: Readonly<Record<string, Start>> = {
   groq: startGroqSimulator,
   ollama: startOllamaSimulator,
   gemini: startGeminiSimulator,
+  anthropic: startAnthropicSimulator,
   cohere: startCohereSimulator,
 };
 
