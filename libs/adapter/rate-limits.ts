@@ -67,6 +67,7 @@ function limit(text: string | string[], reset: () => number | undefined): RateLi
 }
 
 const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const PART = /(\d+(?:\.\d+)?)(ms|[smhd])/y;
 const EPOCH_S = 1e9;
 const EPOCH_MS = 1e12;
 /** No provider's text of a duration or a moment is longer. */
@@ -82,9 +83,18 @@ function waitMs(headers: Headers, name: string): number | undefined {
     return untilMs(headers, number < EPOCH_MS ? number * 1000 : number);
   }
   if (text.includes("T")) return untilMs(headers, Date.parse(text));
-  if (!/^(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+$/.test(text)) return undefined;
+  return durationMs(text);
+}
+
+/** Read by hand rather than with matchAll, as every answer has two of them. */
+function durationMs(text: string): number | undefined {
   let sum = 0;
-  for (const [, count, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|d|h|m|s)/g)) sum += Number(count) * UNIT_MS[unit!]!;
+  PART.lastIndex = 0;
+  while (PART.lastIndex < text.length) {
+    const part = PART.exec(text);
+    if (part === null) return undefined;
+    sum += Number(part[1]) * UNIT_MS[part[2]!]!;
+  }
   return sum;
 }
 
