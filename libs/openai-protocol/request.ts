@@ -136,6 +136,8 @@ function toEffortWord(effort: ReasoningOptions_Effort | undefined): EffortWord |
       return "medium";
     case ReasoningOptions_Effort.HIGH:
       return "high";
+    case ReasoningOptions_Effort.XHIGH:
+      return "xhigh";
     case ReasoningOptions_Effort.MAX:
       return "max";
     default:

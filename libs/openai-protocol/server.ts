@@ -5,7 +5,7 @@
 import type { Reason } from "../rpc/index.ts";
 
 /** How hard a model should think, in the words of the OpenAI API. */
-export type EffortWord = "none" | "minimal" | "low" | "medium" | "high" | "max";
+export type EffortWord = "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max";
 
 /** What becomes of a parameter that the server does not know as OpenAI does. */
 export interface ParameterRule {

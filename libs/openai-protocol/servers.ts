@@ -11,13 +11,15 @@ import type { Effort, Efforts, EffortWord, Server } from "./server.ts";
 function efforts(same: readonly EffortWord[], nearest: Partial<Record<EffortWord, string>>, models?: RegExp): Efforts {
   const table: Partial<Record<EffortWord, Effort>> = {};
   for (const word of same) table[word] = { fields: { reasoning_effort: word } };
-  for (const [word, near] of Object.entries(nearest)) {
+  // Who has no word for max has none for what comes before it.
+  const { max } = nearest;
+  for (const [word, near] of Object.entries(max === undefined ? nearest : { xhigh: max, ...nearest })) {
     table[word as EffortWord] = { fields: { reasoning_effort: near }, nearest: near };
   }
   return { efforts: table, ...(models && { models }) };
 }
 
-const ALL_EFFORTS: Efforts = efforts(["none", "minimal", "low", "medium", "high", "max"], {});
+const ALL_EFFORTS: Efforts = efforts(["none", "minimal", "low", "medium", "high", "xhigh", "max"], {});
 
 const PATHS = { chat: "/chat/completions", embeddings: "/embeddings", models: "/models", health: "/models" };
 const CHAT_PATHS = { chat: "/chat/completions", models: "/models", health: "/models" };
@@ -222,6 +224,7 @@ const openrouter: Server = {
     {
       efforts: {
         ...Object.fromEntries(OPENROUTER_EFFORTS.map((effort) => [effort, { fields: { reasoning: { effort } } }])),
+        xhigh: { fields: { reasoning: { effort: "xhigh" } } },
         max: { fields: { reasoning: { effort: "xhigh" } } },
       },
     },

@@ -48,6 +48,7 @@ const BUDGETS: Readonly<Record<Effort, number>> = {
   [Effort.LOW]: 2_048,
   [Effort.MEDIUM]: 8_192,
   [Effort.HIGH]: 24_576,
+  [Effort.XHIGH]: 28_672,
   [Effort.MAX]: 32_000,
 };
 
@@ -106,6 +107,8 @@ function withEffort(effort: Effort, notes: Thinking["notes"]): Thinking {
       return { effort: "medium", notes };
     case Effort.HIGH:
       return { effort: "high", notes };
+    case Effort.XHIGH:
+      return { effort: "xhigh", notes };
     case Effort.MAX:
       return { effort: "max", notes };
     default:

@@ -90,6 +90,8 @@ function toLevel(effort: Effort, budget: number | undefined, generation: Generat
         return level("high", "The model has no effort medium; high was asked for");
       }
       return level("medium");
+    case Effort.XHIGH:
+      return level("high", "Gemini has no effort xhigh; high was asked for");
     case Effort.MAX:
       return level("high", "Gemini has no effort max; high was asked for");
     default:

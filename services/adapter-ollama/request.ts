@@ -82,6 +82,9 @@ function toWarnings(request: CompletionRequest, tools: readonly Tool[]): Warning
   if (request.reasoning?.effort === ReasoningOptions_Effort.MINIMAL) {
     warnings.push(unsupported("reasoning_effort", "Ollama has no effort minimal; low was asked for"));
   }
+  if (request.reasoning?.effort === ReasoningOptions_Effort.XHIGH) {
+    warnings.push(unsupported("reasoning_effort", "Ollama has no effort xhigh; high was asked for"));
+  }
   for (const [index, tool] of tools.entries()) {
     const parameter = `tools[${index}].function.strict`;
     if (tool.strict) warnings.push(unsupported(parameter, "Ollama does not hold arguments to the schema"));
@@ -133,6 +136,7 @@ function toThink(effort: ReasoningOptions_Effort | undefined): string | undefine
     case ReasoningOptions_Effort.MEDIUM:
       return '"medium"';
     case ReasoningOptions_Effort.HIGH:
+    case ReasoningOptions_Effort.XHIGH:
       return '"high"';
     case ReasoningOptions_Effort.MAX:
       return '"max"';

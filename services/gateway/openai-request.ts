@@ -469,7 +469,7 @@ const EFFORTS = {
   low: Effort.LOW,
   medium: Effort.MEDIUM,
   high: Effort.HIGH,
-  xhigh: Effort.MAX,
+  xhigh: Effort.XHIGH,
   max: Effort.MAX,
 } as const;
 

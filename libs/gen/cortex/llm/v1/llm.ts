@@ -267,6 +267,8 @@ export const ReasoningOptions_Effort = {
   MEDIUM: 4,
   HIGH: 5,
   MAX: 6,
+  /** XHIGH - Between high and max. */
+  XHIGH: 7,
 } as const;
 
 export type ReasoningOptions_Effort = typeof ReasoningOptions_Effort[keyof typeof ReasoningOptions_Effort];
@@ -279,6 +281,7 @@ export namespace ReasoningOptions_Effort {
   export type MEDIUM = typeof ReasoningOptions_Effort.MEDIUM;
   export type HIGH = typeof ReasoningOptions_Effort.HIGH;
   export type MAX = typeof ReasoningOptions_Effort.MAX;
+  export type XHIGH = typeof ReasoningOptions_Effort.XHIGH;
 }
 
 /** A chat request: the canonical form of what every client of Cortex asks, whichever way it came in. */
