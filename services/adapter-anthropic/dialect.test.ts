@@ -96,7 +96,13 @@ describe("how much Claude is to think", () => {
   it("is an effort from Claude 4.6 on", () => {
     expect(thinking("claude-opus-4-6", effort(Effort.MEDIUM))).toEqual([{ type: "adaptive" }, "medium", []]);
     expect(thinking("claude-opus-4-6", effort(Effort.MEDIUM, 5000))).toEqual([enabled(5000), "medium", []]);
+    expect(thinking("claude-opus-4-6", effort(Effort.XHIGH))).toEqual([
+      { type: "adaptive" },
+      "high",
+      ["reasoning_effort"],
+    ]);
     const adaptive = { type: "adaptive", display: "summarized" };
+    expect(thinking("claude-opus-4-8", effort(Effort.XHIGH))).toEqual([adaptive, "xhigh", []]);
     expect(thinking("claude-opus-4-7", effort(Effort.MAX))).toEqual([adaptive, "max", []]);
     expect(thinking("claude-sonnet-5", effort(Effort.MINIMAL))).toEqual([adaptive, "low", ["reasoning_effort"]]);
     expect(thinking("claude-mythos-preview", effort(Effort.HIGH, 9))).toEqual([

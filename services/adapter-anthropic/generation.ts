@@ -77,12 +77,13 @@ export function toThinking(
   }
   if (generation < 4.6 || (generation < UNSAMPLED && budget !== undefined)) {
     const spent = withBudget(effort, budget, maxTokens);
-    return generation < 4.6 || effort === Effort.UNSPECIFIED ? spent : { ...spent, ...withEffort(effort, spent.notes) };
+    if (generation < 4.6 || effort === Effort.UNSPECIFIED) return spent;
+    return { ...spent, ...withEffort(effort, generation, spent.notes) };
   }
   const display = generation >= UNSAMPLED ? { display: "summarized" } : {};
   const notes: Thinking["notes"] =
     budget === undefined ? [] : [[BUDGET, "The model has no bound for its thoughts; it was left out"]];
-  return { thinking: { type: "adaptive", ...display }, ...withEffort(effort, notes) };
+  return { thinking: { type: "adaptive", ...display }, ...withEffort(effort, generation, notes) };
 }
 
 /** The budget has to be below max_tokens, which bounds thoughts and answer together. */
@@ -97,7 +98,7 @@ function withBudget(effort: Effort, budget: number | undefined, maxTokens: numbe
   return { thinking: { type: "enabled", budget_tokens: Math.max(wanted, BUDGET_MIN) }, notes };
 }
 
-function withEffort(effort: Effort, notes: Thinking["notes"]): Thinking {
+function withEffort(effort: Effort, generation: number, notes: Thinking["notes"]): Thinking {
   switch (effort) {
     case Effort.MINIMAL:
       return { effort: "low", notes: [...notes, [EFFORT, "Claude has no effort minimal; low was asked for"]] };
@@ -108,7 +109,8 @@ function withEffort(effort: Effort, notes: Thinking["notes"]): Thinking {
     case Effort.HIGH:
       return { effort: "high", notes };
     case Effort.XHIGH:
-      return { effort: "xhigh", notes };
+      if (generation >= 4.7) return { effort: "xhigh", notes };
+      return { effort: "high", notes: [...notes, [EFFORT, "The model has no effort xhigh; high was asked for"]] };
     case Effort.MAX:
       return { effort: "max", notes };
     default:
