@@ -23,7 +23,7 @@ import { ConnectionPool } from "./connection-pool.ts";
 import type { AttemptContext, Dialect, ProviderRequest, Timeouts } from "./dialect.ts";
 import { causeFields, describe, failure } from "./failures.ts";
 import { parseJson } from "./json.ts";
-import { type Key, type KeyChange, Keys } from "./keys.ts";
+import { isAboutKey, type Key, type KeyChange, Keys } from "./keys.ts";
 import { PartStream } from "./part-stream.ts";
 import type { WorkerSettings } from "./settings.ts";
 import type { Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
@@ -302,16 +302,20 @@ class HttpWorker implements Worker, AttemptHost {
   /** Asks with the keys that were refused and may be tried again. True when the provider has taken one. */
   async #tryRefusedKeys(ask: (trial: Key) => Promise<unknown>, call: Call): Promise<boolean> {
     let taken = false;
+    let error: RpcError | undefined;
     for (const key of this.keys.trialsDue()) {
       try {
         await ask(key);
         taken = true;
       } catch (thrown) {
         if (call.signal.aborted) throw abortReason(call.signal);
-        // With no other key this is how the worker is.
-        if (this.keys.allOut) throw thrown;
+        error = RpcError.from(thrown);
+        // The other keys would fare no better.
+        if (!isAboutKey(error)) break;
       }
     }
+    // With no other key this is how the worker is.
+    if (error !== undefined && this.keys.allOut) throw error;
     return taken;
   }
 
@@ -415,7 +419,10 @@ class HttpWorker implements Worker, AttemptHost {
   #keyChanged(change: KeyChange): void {
     const { fingerprint: key, state, reason } = change;
     if (state === KeyState.OUT) {
-      this.log.error({ key, reason }, "the provider refuses a key: it is used no more until a health check is taken");
+      this.log.error(
+        { key, reason },
+        "the provider refuses a key: it serves no more until a health check shows that it is taken again",
+      );
     } else if (state === KeyState.RESTING) {
       const restMs = Math.round(change.restingUntilMs - this.#clock());
       const level = reason === "PROVIDER_QUOTA_EXHAUSTED" ? "warn" : "info";

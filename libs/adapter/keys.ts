@@ -36,9 +36,11 @@ export function isAboutKey({ reason }: RpcError): boolean {
   return KEY_REASONS.includes(reason);
 }
 
-/** Of two errors about keys, the one that tells the caller more: that waiting helps, and for how long. */
+/** Of two errors about keys, the one that tells the caller more: that waiting helps, and the shorter wait. */
 export function moreHopeful(a: RpcError, b: RpcError): RpcError {
-  return KEY_REASONS.indexOf(a.reason) < KEY_REASONS.indexOf(b.reason) ? a : b;
+  const lead = KEY_REASONS.indexOf(b.reason) - KEY_REASONS.indexOf(a.reason);
+  if (lead !== 0) return lead > 0 ? a : b;
+  return (a.retryAfterMs ?? Number.POSITIVE_INFINITY) <= (b.retryAfterMs ?? Number.POSITIVE_INFINITY) ? a : b;
 }
 
 /** A key has begun to rest or rests longer, is out, or is back. */
