@@ -164,7 +164,7 @@ function providerKeys(name: string, environment: Environment): string[] {
 
 /** Keys in the environment under a name: `GROQ_API_KEYS=a,b` or `GROQ_API_KEY=a`. */
 function keysOf(prefix: string, environment: Environment): string[] {
-  return splitKeys(environment[`${prefix}_API_KEYS`] ?? environment[`${prefix}_API_KEY`] ?? "");
+  return splitKeys(environment[`${prefix}_API_KEYS`] || environment[`${prefix}_API_KEY`] || "");
 }
 
 function splitKeys(listed: string): string[] {
@@ -197,31 +197,24 @@ export function loadConfiguration(options: {
   readonly environment?: Environment;
 }): Configuration {
   const environment = options.environment ?? process.env;
-  const named = options.file ?? environment["CORTEX_CONFIG"];
+  const named = options.file ?? (environment["CORTEX_CONFIG"] || undefined);
   const path = resolve(named ?? "cortex.yaml");
   const text = readText(path, named !== undefined);
-  const parsed = text === undefined ? fileSchema.parse({}) : parseFile(path, text, environment);
-
-  const workersFrom =
-    parsed.workers !== undefined ? "file" : environmentWorkers(environment).length > 0 ? "environment" : "nothing";
-  const workers = (parsed.workers ?? environmentWorkers(environment)).map((worker) => ({
+  const problems: string[] = [];
+  const parsed = text === undefined ? fileSchema.parse({}) : parseFile(text, environment, options.providers, problems);
+  const fromEnvironment = parsed?.workers === undefined ? environmentWorkers(environment, problems) : [];
+  const workersFrom = parsed?.workers !== undefined ? "file" : fromEnvironment.length > 0 ? "environment" : "nothing";
+  const workers = (parsed?.workers ?? fromEnvironment).map((worker) => ({
     ...worker,
     keys: worker.keys ?? readProviderKeys(worker.provider, environment),
   }));
-  const problems = [
-    ...duplicates(workers.map(({ name }) => name)).map((name) => `workers: the name "${name}" is used twice`),
-    ...workers
-      .filter(({ provider }) => !options.providers.includes(provider))
-      .map(
-        ({ name, provider }) =>
-          `workers: "${name}" has the unknown provider "${provider}"; there are ${options.providers.join(", ")}` +
-          " (use openai with a baseUrl for OpenAI-compatible servers)",
-      ),
-  ];
   const restPort = port("PORT", 8080, environment, problems);
   const grpcPort = port("CORTEX_GRPC_PORT", 50051, environment, problems);
+  if (restPort === grpcPort && restPort !== 0) problems.push(`PORT and CORTEX_GRPC_PORT are both ${restPort}`);
   const logLevel = levelOf(environment, problems);
-  if (problems.length > 0) throw new ConfigurationError(explain(path, problems));
+  if (problems.length > 0 || parsed === undefined) {
+    throw new ConfigurationError(explain(text === undefined ? undefined : path, problems));
+  }
 
   const clientKeys = (environment["CORTEX_CLIENT_KEYS"] ?? "").split(",").filter((key) => key.trim() !== "");
   return {
@@ -243,7 +236,7 @@ export function loadConfiguration(options: {
     hostname: environment["HOSTNAME"] || hostname(),
     tracing:
       environment["OTEL_SDK_DISABLED"] !== "true" &&
-      (environment["OTEL_EXPORTER_OTLP_ENDPOINT"] ?? environment["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]) !== undefined,
+      Boolean(environment["OTEL_EXPORTER_OTLP_ENDPOINT"] || environment["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]),
   };
 }
 
@@ -252,11 +245,19 @@ export function configurationJsonSchema(): object {
   return { title: "cortex.yaml", ...z.toJSONSchema(fileSchema, { io: "input" }) };
 }
 
-function environmentWorkers(environment: Environment): WorkerSettings[] {
-  return ENVIRONMENT_WORKERS.map(({ variable, worker }) => {
-    const baseUrl = environment[`${variable}_BASE_URL`] ?? worker.baseUrl;
-    return { ...worker, ...(baseUrl === undefined ? {} : { baseUrl }), keys: providerKeys(variable, environment) };
-  }).filter(({ keys }) => keys.length > 0);
+function environmentWorkers(environment: Environment, problems: string[]): WorkerSettings[] {
+  const workers: WorkerSettings[] = [];
+  for (const { variable, worker } of ENVIRONMENT_WORKERS) {
+    const keys = providerKeys(variable, environment);
+    if (keys.length === 0) continue;
+    const given = environment[`${variable}_BASE_URL`] || undefined;
+    if (given !== undefined && !workerSchema.shape.baseUrl.safeParse(given).success) {
+      problems.push(`the environment's ${variable}_BASE_URL has to be an http or https address`);
+    }
+    const baseUrl = given ?? worker.baseUrl;
+    workers.push({ ...worker, ...(baseUrl === undefined ? {} : { baseUrl }), keys });
+  }
+  return workers;
 }
 
 function readText(path: string, required: boolean): string | undefined {
@@ -272,32 +273,77 @@ function readText(path: string, required: boolean): string | undefined {
 const OPEN = "\uE000";
 const CLOSE = "\uE001";
 
-function parseFile(path: string, text: string, environment: Environment): ConfigurationFile {
+/** What the file says; undefined, and why in `problems`, when it is not right. */
+function parseFile(
+  text: string,
+  environment: Environment,
+  providers: readonly string[],
+  problems: string[],
+): ConfigurationFile | undefined {
   const document = parseDocument(text.replaceAll(/\$\{([A-Za-z_][A-Za-z0-9_]*)\}/g, `${OPEN}$1${CLOSE}`), {
     prettyErrors: true,
   });
-  if (document.errors.length > 0) {
-    throw new ConfigurationError(
-      explain(
-        path,
-        document.errors.map(({ message }) => message.trim()),
-      ),
-    );
+  let written: unknown;
+  try {
+    for (const { message } of document.errors) problems.push(withoutQuotation(message));
+    if (document.errors.length > 0) return undefined;
+    written = document.toJS() ?? {};
+  } catch (error) {
+    problems.push((error as Error).message);
+    return undefined;
   }
   const missing = new Set<string>();
-  const value = substitute(document.toJS() ?? {}, environment, missing);
-  if (missing.size > 0) {
-    const problems = [...missing].map((name) => `\${${name}} is not set in the environment`);
-    throw new ConfigurationError(explain(path, problems));
-  }
+  const value = substitute(written, environment, missing);
+  for (const name of missing) problems.push(`\${${name}} is not set in the environment`);
   const result = fileSchema.safeParse(value);
-  if (result.success) return result.data;
-  throw new ConfigurationError(
-    explain(
-      path,
-      result.error.issues.map(({ path: field, message }) => `${fieldName(field)}: ${message}`),
-    ),
-  );
+  for (const { path, message } of result.error?.issues ?? []) {
+    // Where a variable is missing, that has been told.
+    const told = missing.size > 0 && String(at(written, path)).includes(OPEN);
+    if (!told) problems.push(`${fieldName(path)}: ${inWords(message)}`);
+  }
+  problems.push(...wrongWorkers(value, providers), ...repeated(value, "clients", "key"));
+  return result.data;
+}
+
+/** YAML's message without the pieces of the file that it quotes: they may be what is not to be shown. */
+function withoutQuotation(message: string): string {
+  const [line = ""] = message.split("\n");
+  return line.replace(/: ".*"(?= at line)/, "").replace(/:$/, "");
+}
+
+function inWords(message: string): string {
+  return message.replace(/^Invalid input: /, "").replace(/, received undefined$/, ", but it is missing");
+}
+
+function at(value: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce((inner, step) => (inner as Record<PropertyKey, unknown> | undefined)?.[step], value);
+}
+
+/** Values are not quoted: any of them may have come from a variable that holds a secret. */
+function wrongWorkers(file: unknown, providers: readonly string[]): string[] {
+  const unknown = list(file, "workers").flatMap((worker, index) => {
+    const provider = at(worker, ["provider"]);
+    if (typeof provider !== "string" || provider === "" || providers.includes(provider)) return [];
+    return [
+      `workers[${index}].provider: there is no such provider; there are ${providers.join(", ")}` +
+        " (use openai with a baseUrl for OpenAI-compatible servers)",
+    ];
+  });
+  return [...repeated(file, "workers", "name"), ...unknown];
+}
+
+/** Entries of a list that have a field's value in common, where each needs its own. */
+function repeated(file: unknown, name: string, field: string): string[] {
+  const values = list(file, name).map((entry) => at(entry, [field]));
+  return values.flatMap((value, index) => {
+    const first = values.indexOf(value);
+    return value !== undefined && first < index ? [`${name}[${index}].${field}: ${name}[${first}] has it already`] : [];
+  });
+}
+
+function list(file: unknown, name: string): readonly unknown[] {
+  const value = at(file, [name]);
+  return Array.isArray(value) ? value : [];
 }
 
 function substitute(value: unknown, environment: Environment, missing: Set<string>): unknown {
@@ -305,7 +351,8 @@ function substitute(value: unknown, environment: Environment, missing: Set<strin
     return value.replaceAll(/\uE000(\w+)\uE001/g, (_match, name: string) => {
       const found = environment[name];
       if (found === undefined) missing.add(name);
-      return found ?? "";
+      // Something stands for what is missing, so that it is not told a second time as empty.
+      return found ?? name;
     });
   }
   if (Array.isArray(value)) return value.map((item) => substitute(item, environment, missing));
@@ -319,12 +366,10 @@ function fieldName(path: readonly PropertyKey[]): string {
   return name === "" ? "the file" : name.replace(/^\./, "");
 }
 
-function explain(path: string, problems: readonly string[]): string {
-  return `${path} is not right:\n${problems.map((problem) => `  - ${problem}`).join("\n")}`;
-}
-
-function duplicates(names: readonly string[]): string[] {
-  return [...new Set(names.filter((name, index) => names.indexOf(name) !== index))];
+function explain(file: string | undefined, problems: readonly string[]): string {
+  const head = `the configuration${file === undefined ? "" : ` in ${file}`} is not right:`;
+  const lines = problems.map((problem) => `  - ${problem.replaceAll(OPEN, "${").replaceAll(CLOSE, "}")}`);
+  return [head, ...lines].join("\n");
 }
 
 function levelOf(environment: Environment, problems: string[]): (typeof LOG_LEVELS)[number] | undefined {
