@@ -9,8 +9,10 @@ import {
   ToolChoice_Mode as ChoiceMode,
   type Completion,
   type CompletionRequest,
+  type ContentPart,
   FinishReason,
   ResponseFormat_Kind as FormatKind,
+  Message,
   type Part,
   Role,
   type Served,
@@ -32,7 +34,15 @@ interface Pace {
 }
 
 const DEFAULT_PACE: Pace = { firstTokenMs: 120, tokensPerSecond: 60, tokens: 60 };
+/** From, to, and whether it has to be a whole number. */
+const PACE_BOUNDS: Readonly<Record<keyof Pace, readonly [number, number, boolean]>> = {
+  firstTokenMs: [0, 3_600_000, false],
+  tokensPerSecond: [0.001, 1_000_000, false],
+  tokens: [1, 1_000_000, true],
+};
 const EMBEDDING_DIMENSIONS = 256;
+/** The most that any provider gives; without a bound one request could ask for all of the node's memory. */
+const EMBEDDING_DIMENSIONS_MAX = 4_096;
 
 const OPENING = "This is a simulation: no language model wrote this answer. ";
 const WORDS =
@@ -40,7 +50,7 @@ const WORDS =
     " ",
   );
 
-/** Makes a simulated worker. Throws INVALID_REQUEST when its options are not numbers. */
+/** Makes a simulated worker. Throws INVALID_REQUEST for options that it can't keep. */
 export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date.now }: WorkerDependencies): Worker {
   const pace = readPace(settings);
   const models = settings.models ?? [SIM];
@@ -57,14 +67,14 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
     };
   }
 
-  async function* stream(request: CompletionRequest, call: Call) {
+  async function* speak(request: CompletionRequest, streamed: boolean, call: Call) {
     const answer = simulate(request, pace.tokens);
     const span = tracer.startSpan(SPAN.provider("chat", request.model), call.trace, "client", {
       [ATTRIBUTE.operation]: "chat",
       [ATTRIBUTE.provider]: SIM,
       [ATTRIBUTE.worker]: settings.name,
       [ATTRIBUTE.requestModel]: request.model,
-      [ATTRIBUTE.requestStream]: true,
+      [ATTRIBUTE.requestStream]: streamed,
     });
     activeRequests++;
     try {
@@ -116,7 +126,7 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
     checkHealth: async () => ({ health: Health.AVAILABLE, latencyMs: 0, message: "" }),
     async complete(request, call): Promise<Completion> {
       const answer = simulate(request, pace.tokens);
-      for await (const _ of stream(request, call));
+      for await (const _ of speak(request, false, call));
       const text = answer.tokens.join("");
       return {
         served: served(request, answer.seed),
@@ -132,12 +142,16 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
         warnings: answer.warnings,
       };
     },
-    stream,
+    stream: (request, call) => speak(request, true, call),
     async embed(request) {
+      const { dimensions = EMBEDDING_DIMENSIONS } = request;
+      if (dimensions < 1 || dimensions > EMBEDDING_DIMENSIONS_MAX) {
+        throw unsupported("dimensions", `has vectors of 1 to ${EMBEDDING_DIMENSIONS_MAX}`);
+      }
       return {
         served: served(request, seedOf(request.inputs)),
-        embeddings: request.inputs.map((input) => ({ values: vectorOf(input, request.dimensions) })),
-        usage: { inputTokens: request.inputs.reduce((sum, input) => sum + estimate(input), 0) },
+        embeddings: request.inputs.map((input) => ({ values: vectorOf(input, dimensions) })),
+        usage: { inputTokens: estimate(...request.inputs) },
         warnings: [SIMULATED],
       };
     },
@@ -170,10 +184,10 @@ function simulate(request: CompletionRequest, tokens: number): Answer {
   }
   if ((request.choiceCount ?? 1) > 1) throw unsupported("n", "gives one answer at a time");
   const warnings = [SIMULATED];
-  if (request.tools.length > 0) {
-    warnings.push({ code: "UNSUPPORTED_PARAMETER", message: "a simulation calls no tools", parameter: "tools" });
-  }
-  const seed = seedOf([JSON.stringify(request.messages), String(request.sampling?.seed ?? "")]);
+  if (request.tools.length > 0) warnings.push(leftOut("tools", "a simulation calls no tools"));
+  if (request.logprobs) warnings.push(leftOut("logprobs", "a simulation has no probabilities"));
+  if ((request.sampling?.stop ?? []).length > 0) warnings.push(leftOut("stop", "a simulation does not look for it"));
+  const seed = seedOf([...request.messages.map(bytesOf), String(request.sampling?.seed ?? "")]);
   const json = request.responseFormat?.kind === FormatKind.JSON_OBJECT;
   const all = json ? ['{"simulation":', " true}"] : textTokens(seed, tokens);
   const limit = Math.min(all.length, request.maxOutputTokens ?? all.length);
@@ -182,9 +196,16 @@ function simulate(request: CompletionRequest, tokens: number): Answer {
     seed,
     tokens: chosen,
     finishReason: limit < all.length ? FinishReason.LENGTH : FinishReason.STOP,
-    usage: { inputTokens: estimate(JSON.stringify(request.messages)), outputTokens: chosen.length },
+    usage: {
+      inputTokens: estimate(...request.messages.map(({ content }) => textOf(content))),
+      outputTokens: chosen.length,
+    },
     warnings,
   };
+}
+
+function leftOut(parameter: string, message: string): Warning {
+  return { code: "UNSUPPORTED_PARAMETER", message, parameter };
 }
 
 function unsupported(parameter: string, what: string): RpcError {
@@ -201,13 +222,26 @@ function textTokens(seed: Buffer, count: number): string[] {
   return tokens;
 }
 
-function seedOf(texts: readonly string[]): Buffer {
+function seedOf(pieces: readonly (string | Uint8Array)[]): Buffer {
   const hash = createHash("sha256");
-  for (const text of texts) hash.update(text).update("\0");
+  for (const piece of pieces) hash.update(piece).update("\0");
   return hash.digest();
 }
 
-function vectorOf(input: string, dimensions = EMBEDDING_DIMENSIONS): number[] {
+function bytesOf(message: Message): Uint8Array {
+  return Message.encode(message).finish();
+}
+
+function textOf(content: readonly ContentPart[]): string {
+  let text = "";
+  for (const { part } of content) {
+    if (part?.$case === "text") text += part.value;
+    else if (part?.$case === "toolResult") text += textOf(part.value.content);
+  }
+  return text;
+}
+
+function vectorOf(input: string, dimensions: number): number[] {
   const seed = seedOf([input]);
   const values = Array.from({ length: dimensions }, (_, index) =>
     Math.sin(seed.readUInt16LE((index * 2) % 30) + index),
@@ -217,8 +251,8 @@ function vectorOf(input: string, dimensions = EMBEDDING_DIMENSIONS): number[] {
 }
 
 /** Four characters a token, as everywhere where nothing better is known. */
-function estimate(text: string): number {
-  return Math.ceil(text.length / 4);
+function estimate(...texts: readonly string[]): number {
+  return Math.ceil(texts.reduce((sum, text) => sum + text.length, 0) / 4);
 }
 
 async function pause(ms: number, { signal }: Call): Promise<void> {
@@ -232,14 +266,23 @@ async function pause(ms: number, { signal }: Call): Promise<void> {
 }
 
 function readPace({ name, options = {} }: WorkerSettings): Pace {
-  const pace: Record<string, number> = { ...DEFAULT_PACE };
+  const pace: { -readonly [K in keyof Pace]: Pace[K] } = { ...DEFAULT_PACE };
   for (const [key, value] of Object.entries(options)) {
-    if (!Object.hasOwn(DEFAULT_PACE, key) || typeof value !== "number" || !(value >= 0)) {
-      const field = `options.${key}`;
+    const field = `options.${key}`;
+    if (!isPace(key)) {
       const known = Object.keys(DEFAULT_PACE).join(", ");
-      throw new RpcError("INVALID_REQUEST", `worker ${name}: ${field} is not one of ${known} with a number`, { field });
+      throw new RpcError("INVALID_REQUEST", `worker ${name}: ${field} is not one of ${known}`, { field });
+    }
+    const [min, max, whole] = PACE_BOUNDS[key];
+    if (typeof value !== "number" || !(value >= min && value <= max) || (whole && !Number.isInteger(value))) {
+      const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
+      throw new RpcError("INVALID_REQUEST", `worker ${name}: ${field} has to be ${wanted}`, { field });
     }
     pace[key] = value;
   }
-  return pace as unknown as Pace;
+  return pace;
+}
+
+function isPace(key: string): key is keyof Pace {
+  return Object.hasOwn(DEFAULT_PACE, key);
 }
