@@ -1,6 +1,6 @@
 /**
  * `npm run check`: everything about the project that can be checked without running it. What is generated (code, the error
- * catalogue, the configuration's schema and reference) is generated anew and has to be what is committed.
+ * catalogue, the configuration's schema and reference, what providers do) is generated anew and has to be what is committed.
  * `npm run generate` only generates.
  */
 import { spawn } from "node:child_process";
@@ -10,9 +10,16 @@ import { join } from "node:path";
 import { configurationJsonSchema } from "../libs/host/index.ts";
 import { CATALOGUE, type Reason } from "../libs/rpc/index.ts";
 import { HTTP_FACES } from "../services/gateway/errors.ts";
+import { providersDocument } from "./providers/document.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname;
-const GENERATED = ["libs/gen/**/*", "docs/errors.md", "docs/cortex.schema.json", "docs/configuration.md"];
+const GENERATED = [
+  "libs/gen/**/*",
+  "docs/errors.md",
+  "docs/cortex.schema.json",
+  "docs/configuration.md",
+  "docs/providers.md",
+];
 
 interface Outcome {
   readonly name: string;
@@ -39,6 +46,7 @@ async function generate(): Promise<Outcome[]> {
   writeFileSync(`${ROOT}docs/cortex.schema.json`, `${JSON.stringify(configurationJsonSchema(), null, 2)}\n`);
   const configuration = `${ROOT}docs/configuration.md`;
   writeFileSync(configuration, withReference(readFileSync(configuration, "utf8")));
+  writeFileSync(`${ROOT}docs/providers.md`, await providersDocument());
   return [code, descriptors];
 }
 
