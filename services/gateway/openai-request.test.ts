@@ -208,8 +208,9 @@ describe("the body of a chat request", () => {
           role: "assistant",
           content: "I look.",
           reasoning_content: "hm",
+          reasoning_signature: "rs",
           tool_calls: [
-            { id: "c1", type: "function", function: { name: "look", arguments: '{"a":' } },
+            { id: "c1", type: "function", function: { name: "look", arguments: '{"a":' }, signature: "cs" },
             { id: "c2", type: "function", function: { name: "ask", arguments: "{}" } },
           ],
         },
@@ -228,8 +229,8 @@ describe("the body of a chat request", () => {
     });
     const text = (value: string) => ({ part: { $case: "text", value } });
     const refusal = (value: string) => ({ part: { $case: "refusal", value } });
-    const call = (id: string, name: string, argumentsJson: string) => ({
-      part: { $case: "toolCall", value: { id, name, argumentsJson, signature: "" } },
+    const call = (id: string, name: string, argumentsJson: string, signature = "") => ({
+      part: { $case: "toolCall", value: { id, name, argumentsJson, signature } },
     });
     const result = (toolCallId: string, name: string, value: string) => ({
       part: { $case: "toolResult", value: { toolCallId, name, content: [text(value)], isError: false } },
@@ -242,9 +243,9 @@ describe("the body of a chat request", () => {
         role: Role.ASSISTANT,
         name: "",
         content: [
-          { part: { $case: "reasoning", value: { text: "hm", signature: "" } } },
+          { part: { $case: "reasoning", value: { text: "hm", signature: "rs" } } },
           text("I look."),
-          call("c1", "look", '{"a":'),
+          call("c1", "look", '{"a":', "cs"),
           call("c2", "ask", "{}"),
         ],
       },

@@ -49,6 +49,7 @@ const toolCall = z.looseObject({
   id: z.string().min(1),
   type: z.literal("function"),
   function: z.looseObject({ name: z.string().min(1), arguments: z.string() }),
+  signature: z.string().optional(),
 });
 
 /** The largest number that the fields of the contracts hold; a larger one would arrive as another. */
@@ -70,6 +71,7 @@ const message = z.discriminatedUnion("role", [
     content: z.union([z.string(), z.array(assistantPart)], "must be a text, a list of parts, or null").nullish(),
     refusal: z.string().nullish(),
     reasoning_content: z.string().nullish(),
+    reasoning_signature: z.string().nullish(),
     tool_calls: z.array(toolCall).nullish(),
     name,
   }),
@@ -350,8 +352,9 @@ function assistantParts(
   toolNames: Map<string, string>,
 ): ContentPart[] {
   const parts: ContentPart[] = [];
-  if (body.reasoning_content) {
-    parts.push({ part: { $case: "reasoning", value: { text: body.reasoning_content, signature: "" } } });
+  if (body.reasoning_content || body.reasoning_signature) {
+    const value = { text: body.reasoning_content ?? "", signature: body.reasoning_signature ?? "" };
+    parts.push({ part: { $case: "reasoning", value } });
   }
   if (typeof body.content === "string" && body.content !== "") parts.push(...textParts(body.content));
   if (Array.isArray(body.content)) {
@@ -363,7 +366,12 @@ function assistantParts(
   if (body.refusal) parts.push({ part: { $case: "refusal", value: body.refusal } });
   for (const call of body.tool_calls ?? []) {
     toolNames.set(call.id, call.function.name);
-    const value = { id: call.id, name: call.function.name, argumentsJson: call.function.arguments, signature: "" };
+    const value = {
+      id: call.id,
+      name: call.function.name,
+      argumentsJson: call.function.arguments,
+      signature: call.signature ?? "",
+    };
     parts.push({ part: { $case: "toolCall", value } });
   }
   if (parts.length === 0 && body.content !== "") {

@@ -394,7 +394,13 @@ describe("a whole answer", () => {
       choices: [
         {
           index: 0,
-          message: { role: "assistant", content: "Hello", refusal: null, reasoning_content: "hm" },
+          message: {
+            role: "assistant",
+            content: "Hello",
+            refusal: null,
+            reasoning_content: "hm",
+            reasoning_signature: "s",
+          },
           logprobs: null,
           finish_reason: "stop",
         },

@@ -50,14 +50,17 @@ function toAssistantMessage(content: readonly ContentPart[]): object {
   let text = "";
   let refusal = "";
   let reasoning = "";
+  const signatures: string[] = [];
   const toolCalls: object[] = [];
   for (const { part } of content) {
     if (part?.$case === "text") text += part.value;
     else if (part?.$case === "refusal") refusal += part.value;
-    else if (part?.$case === "reasoning") reasoning += part.value.text;
-    else if (part?.$case === "toolCall") {
-      const { id, name, argumentsJson } = part.value;
-      toolCalls.push({ id, type: "function", function: { name, arguments: argumentsJson } });
+    else if (part?.$case === "reasoning") {
+      reasoning += part.value.text;
+      signatures.push(part.value.signature);
+    } else if (part?.$case === "toolCall") {
+      const { id, name, argumentsJson, signature } = part.value;
+      toolCalls.push({ id, type: "function", function: { name, arguments: argumentsJson }, ...signed(signature) });
     }
   }
   return {
@@ -65,8 +68,18 @@ function toAssistantMessage(content: readonly ContentPart[]): object {
     content: text === "" && (toolCalls.length > 0 || refusal !== "") ? null : text,
     refusal: refusal === "" ? null : refusal,
     ...(reasoning === "" ? {} : { reasoning_content: reasoning }),
+    // Several thoughts are told as one text, for which none of their signatures holds.
+    ...(signatures.length === 1 && signatures[0] !== "" ? { reasoning_signature: signatures[0] } : {}),
     ...(toolCalls.length === 0 ? {} : { tool_calls: toolCalls }),
   };
+}
+
+/**
+ * The token by which a provider recognises what it wrote, for clients that send messages back as they got them: without it
+ * Gemini and Claude lose what they thought before a tool call.
+ */
+function signed(signature: string): object {
+  return signature === "" ? {} : { signature };
 }
 
 function toLogprob(token: TokenLogprob): object {
@@ -119,16 +132,19 @@ export class ChunkWriter {
         case "reasoning":
           events += this.#delta(part.value.choice, `"reasoning_content":${JSON.stringify(part.value.text)}`);
           break;
+        case "reasoningSignature":
+          events += this.#delta(part.value.choice, `"reasoning_signature":${JSON.stringify(part.value.text)}`);
+          break;
         case "refusal":
           events += this.#delta(part.value.choice, `"refusal":${JSON.stringify(part.value.text)}`);
           break;
         case "toolCall": {
-          const { choice, index, id, name, argumentsJson } = part.value;
+          const { choice, index, id, name, argumentsJson, signature } = part.value;
           const call = `${choice}.${index}`;
           // Strict clients fail when a call's id, type or name comes twice.
           const opening = this.#toolCalls.has(call)
-            ? { index, function: { arguments: argumentsJson } }
-            : { index, id, type: "function", function: { name, arguments: argumentsJson } };
+            ? { index, function: { arguments: argumentsJson }, ...signed(signature) }
+            : { index, id, type: "function", function: { name, arguments: argumentsJson }, ...signed(signature) };
           this.#toolCalls.add(call);
           events += this.#delta(choice, `"tool_calls":[${JSON.stringify(opening)}]`);
           break;

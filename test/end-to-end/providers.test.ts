@@ -173,6 +173,27 @@ describe("the same conversation", () => {
       expect(sent).toContain(PICTURE.split(",")[1]);
     });
 
+    if (provider === "anthropic" || provider === "gemini") {
+      it("gives back what the provider signed, when the client sends its message back as it was", async () => {
+        const messages: OpenAI.ChatCompletionMessageParam[] = [{ role: "user", content: "call tools" }];
+        const full = {
+          model: `${provider}/${thinks}`,
+          tools: TOOLS,
+          reasoning_effort: "medium" as const,
+          max_tokens: 16_000,
+        };
+        const { choices } = await client.chat.completions.create({ ...full, messages });
+        const message = choices[0]!.message as OpenAI.ChatCompletionMessage & { reasoning_signature?: string };
+        const calls = message.tool_calls as (OpenAI.ChatCompletionMessageToolCall & { signature?: string })[];
+        const signature = message.reasoning_signature ?? calls[0]?.signature;
+        expect(signature).toMatch(new RegExp(`^${provider}:`));
+        const results = calls.map(({ id }) => ({ role: "tool" as const, tool_call_id: id, content: "sunny" }));
+        await client.chat.completions.create({ ...full, messages: [...messages, message, ...results] });
+        const sent = JSON.stringify(simulators.get(provider)!.generations.at(-1)!.body);
+        expect(sent).toContain(signature!.slice(provider.length + 1));
+      });
+    }
+
     if (thinks === undefined) return;
     it("shows its reasoning", async () => {
       const messages: OpenAI.ChatCompletionMessageParam[] = [{ role: "user", content: "Think about it" }];
