@@ -120,7 +120,8 @@ abstract class Answer implements Receiver {
 
   #providerError({ status, headers, body }: ErrorAnswer): RpcError {
     try {
-      return this.dialect.error(status, headers, body.text);
+      // As for whole answers, a byte order mark is no part of it.
+      return this.dialect.error(status, headers, body.text.replace(/^\ufeff/, ""));
     } catch (cause) {
       return failure("PROVIDER_ERROR", `the provider answered with HTTP status ${status}`, { cause });
     }
