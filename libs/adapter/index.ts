@@ -12,9 +12,20 @@ export type {
   Timeouts,
 } from "./dialect.ts";
 export { createHttpWorker } from "./http-worker.ts";
-export { isVector, parseJson } from "./json.ts";
+export {
+  countOf,
+  isJson,
+  type Json,
+  momentSOf,
+  notUnderstood,
+  objectOf,
+  parseJson,
+  textOf,
+  vectorOf,
+} from "./json.ts";
 export type { KeyChange } from "./keys.ts";
 export { createProviderService, type ProviderService, type ProviderServiceChange } from "./provider-service.ts";
 export type { RateLimit, RateLimits } from "./rate-limits.ts";
 export type { WorkerSettings } from "./settings.ts";
+export { readTokenLogprobs } from "./token-logprobs.ts";
 export type { Worker, WorkerChange, WorkerDependencies } from "./worker.ts";

@@ -1,21 +1,26 @@
 /** Reads the stream of `POST /chat/completions`: https://platform.openai.com/docs/api-reference/chat/streaming */
-import { type AttemptContext, type EventReader, type ProviderEvent, parseJson } from "../adapter/index.ts";
+import {
+  type AttemptContext,
+  countOf,
+  type EventReader,
+  isJson,
+  type Json,
+  notUnderstood,
+  type ProviderEvent,
+  parseJson,
+  textOf,
+} from "../adapter/index.ts";
 import { FinishReason, type Part, type TokenLogprob, type Usage } from "../gen/cortex/llm/v1/llm.ts";
 import { RpcError } from "../rpc/index.ts";
 import { fromDisguisedError } from "./errors.ts";
 import {
-  countOf,
   fromContent,
   fromFinishReason,
   fromLogprobs,
   fromServed,
   fromUsage,
   functionOf,
-  isJson,
-  type Json,
-  notUnderstood,
   reasoningOf,
-  textOf,
   throwChoiceError,
   usageOf,
 } from "./response.ts";

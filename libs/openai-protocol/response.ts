@@ -5,7 +5,16 @@
  * error, and nothing is made up.
  */
 
-import { type AttemptContext, isVector } from "../adapter/index.ts";
+import {
+  type AttemptContext,
+  countOf,
+  isJson,
+  type Json,
+  notUnderstood,
+  readTokenLogprobs,
+  textOf,
+  vectorOf,
+} from "../adapter/index.ts";
 import {
   type Choice,
   type Completion,
@@ -23,29 +32,6 @@ import {
 import { RpcError } from "../rpc/index.ts";
 import { fromDisguisedError } from "./errors.ts";
 import type { Source } from "./server.ts";
-
-/** A parsed JSON object. */
-export type Json = Readonly<Record<string, unknown>>;
-
-/** Whether `value` is a JSON object. */
-export function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-/** A text, or the empty one where there is none. */
-export function textOf(value: unknown): string {
-  return typeof value === "string" ? value : "";
-}
-
-/** A count as protobuf's uint32 holds it; undefined for anything else. */
-export function countOf(value: unknown): number | undefined {
-  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 0xffffffff ? value : undefined;
-}
-
-/** An answer that could not be understood; `what` says which part of it. */
-export function notUnderstood(what: string): RpcError {
-  return new RpcError("PROVIDER_INVALID_ANSWER", `the provider's answer could not be understood: ${what}`);
-}
 
 /** The whole answer of `POST /chat/completions`. */
 export function fromChatAnswer(body: unknown, context: AttemptContext, source: Source): Completion {
@@ -199,22 +185,7 @@ export function fromFinishReason(reason: unknown, seen: { readonly toolCalls: bo
 export function fromLogprobs(logprobs: unknown): TokenLogprob[] {
   if (!isJson(logprobs)) return [];
   const tokens = [logprobs["content"], logprobs["refusal"]].find((list) => Array.isArray(list) && list.length > 0);
-  if (!Array.isArray(tokens)) return [];
-  return tokens.filter(isJson).map((token) => {
-    const top = Array.isArray(token["top_logprobs"]) ? token["top_logprobs"].filter(isJson) : [];
-    return { ...fromTokenLogprob(token), top: top.map(fromTokenLogprob) };
-  });
-}
-
-function fromTokenLogprob(token: Json): TokenLogprob {
-  const { logprob, bytes } = token;
-  return {
-    token: textOf(token["token"]),
-    // JSON has no infinity; OpenAI's stand-in for it is -9999.
-    logprob: typeof logprob === "number" ? logprob : -9999,
-    bytes: Array.isArray(bytes) ? Buffer.from(bytes) : Buffer.alloc(0),
-    top: [],
-  };
+  return Array.isArray(tokens) ? readTokenLogprobs(tokens) : [];
 }
 
 /** The usage in an answer or a chunk; Groq has it in x_groq as well, and at times only there. */
@@ -275,10 +246,7 @@ function fromVector(vector: unknown): number[] {
       return Array.from({ length: bytes.length / 4 }, (_, index) => bytes.readFloatLE(index * 4));
     }
   }
-  if (!isVector(vector)) {
-    throw notUnderstood("an embedding is not a vector");
-  }
-  return vector;
+  return vectorOf(vector);
 }
 
 /** The answer of `GET /models`: OpenAI's list, or Together's bare array. */

@@ -1,19 +1,18 @@
 /** Reads the stream of `POST /v1/messages`: https://platform.claude.com/docs/en/build-with-claude/streaming */
-import { type AttemptContext, type EventReader, type ProviderEvent, parseJson } from "../../libs/adapter/index.ts";
-import { FinishReason, type Part } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import { fromDisguisedError } from "./errors.ts";
 import {
+  type AttemptContext,
   countOf,
-  fromServed,
-  fromStopReason,
-  fromToolUse,
-  fromUsage,
+  type EventReader,
   isJson,
   type Json,
   notUnderstood,
-  refusalOf,
+  type ProviderEvent,
+  parseJson,
   textOf,
-} from "./response.ts";
+} from "../../libs/adapter/index.ts";
+import { FinishReason, type Part } from "../../libs/gen/cortex/llm/v1/llm.ts";
+import { fromDisguisedError } from "./errors.ts";
+import { fromServed, fromStopReason, fromToolUse, fromUsage, refusalOf } from "./response.ts";
 import { fromOwnSignature, fromRedacted } from "./signature.ts";
 
 /** More of them is no answer but a fault. */

@@ -1,5 +1,13 @@
 /** What Anthropic answers: https://platform.claude.com/docs/en/api/messages */
-import type { AttemptContext } from "../../libs/adapter/index.ts";
+import {
+  type AttemptContext,
+  countOf,
+  isJson,
+  type Json,
+  momentSOf,
+  notUnderstood,
+  textOf,
+} from "../../libs/adapter/index.ts";
 import {
   type Completion,
   type ContentPart,
@@ -10,34 +18,11 @@ import {
   type Served,
   Usage,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import { RpcError } from "../../libs/rpc/index.ts";
 import { fromDisguisedError } from "./errors.ts";
 import { fromOwnSignature, fromRedacted } from "./signature.ts";
 
 /** The provider's name in configuration and in what the adapter says. */
 export const PROVIDER = "anthropic";
-
-/** A parsed JSON object. */
-export type Json = Readonly<Record<string, unknown>>;
-
-export function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-/** A text, or the empty one where there is none. */
-export function textOf(value: unknown): string {
-  return typeof value === "string" ? value : "";
-}
-
-/** A count as protobuf's uint32 holds it. */
-export function countOf(value: unknown): number | undefined {
-  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 0xffffffff ? value : undefined;
-}
-
-/** An answer that could not be understood; `what` says which part of it. */
-export function notUnderstood(what: string): RpcError {
-  return new RpcError("PROVIDER_INVALID_ANSWER", `the provider's answer could not be understood: ${what}`);
-}
 
 /** The whole answer of `POST /v1/messages`. */
 export function fromChatAnswer(body: unknown, context: AttemptContext): Completion {
@@ -172,7 +157,7 @@ export function fromModelsAnswer(body: unknown): Model[] {
   if (!isJson(body) || !Array.isArray(body["data"])) throw notUnderstood("no list of models");
   return body["data"].filter(isJson).flatMap((model) => {
     const id = textOf(model["id"]);
-    const createdAtS = countOf(Math.floor(Date.parse(textOf(model["created_at"])) / 1000)) ?? 0;
+    const createdAtS = momentSOf(model["created_at"]) ?? 0;
     return id === "" ? [] : [{ id, workers: [], createdAtS, ownedBy: PROVIDER }];
   });
 }

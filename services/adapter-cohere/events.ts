@@ -1,5 +1,14 @@
 /** The stream of `POST /v2/chat`: https://docs.cohere.com/docs/streaming */
-import { type AttemptContext, type EventReader, type ProviderEvent, parseJson } from "../../libs/adapter/index.ts";
+import {
+  type AttemptContext,
+  type EventReader,
+  isJson,
+  type Json,
+  notUnderstood,
+  type ProviderEvent,
+  parseJson,
+  textOf,
+} from "../../libs/adapter/index.ts";
 import type { Part } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import {
   CITATIONS,
@@ -9,12 +18,8 @@ import {
   fromServed,
   fromToolCall,
   fromUsage,
-  isJson,
   isNothing,
-  type Json,
-  notUnderstood,
   TOOL_CALLS_MAX,
-  textOf,
 } from "./response.ts";
 
 /** A tool call of which not all has come. */

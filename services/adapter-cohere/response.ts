@@ -1,6 +1,15 @@
 /** What Cohere answers: https://docs.cohere.com/reference/chat, https://docs.cohere.com/reference/embed */
 
-import { type AttemptContext, isVector } from "../../libs/adapter/index.ts";
+import {
+  type AttemptContext,
+  countOf,
+  isJson,
+  type Json,
+  notUnderstood,
+  objectOf,
+  textOf,
+  vectorOf,
+} from "../../libs/adapter/index.ts";
 import {
   type Completion,
   type ContentPart,
@@ -24,31 +33,9 @@ export const PROVIDER = "cohere";
 /** More of them is no answer but a fault. */
 export const TOOL_CALLS_MAX = 128;
 
-export type Json = Readonly<Record<string, unknown>>;
-
-export function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-export function textOf(value: unknown): string {
-  return typeof value === "string" ? value : "";
-}
-
-/** A count as protobuf's uint32 holds it. */
-function countOf(value: unknown): number | undefined {
-  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 0xffffffff ? value : undefined;
-}
-
-export function notUnderstood(what: string): RpcError {
-  return new RpcError("PROVIDER_INVALID_ANSWER", `the provider's answer could not be understood: ${what}`);
-}
-
 /** An answer, or an event of a stream. An error can stand in its place, with the status 200. */
 export function fromObject(value: unknown): Json {
-  const error = fromDisguisedError(value);
-  if (error !== undefined) throw error;
-  if (!isJson(value)) throw notUnderstood("not an object");
-  return value;
+  return objectOf(value, fromDisguisedError(value));
 }
 
 /** The whole answer of `POST /v2/chat`. */
@@ -202,12 +189,7 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
   const byType = answer["embeddings"];
   const vectors = isJson(byType) ? byType["float"] : byType;
   if (!Array.isArray(vectors) || vectors.length === 0) throw notUnderstood("no embeddings");
-  const embeddings = vectors.map((values) => {
-    if (!isVector(values)) {
-      throw notUnderstood("an embedding is not a vector");
-    }
-    return { values };
-  });
+  const embeddings = vectors.map((values) => ({ values: vectorOf(values) }));
   const meta = answer["meta"];
   const units = isJson(meta) ? meta["billed_units"] : undefined;
   const inputTokens = isJson(units) ? withPictures(units) : undefined;

@@ -1,11 +1,19 @@
 /** Reads the stream of `:streamGenerateContent?alt=sse`: each event is a GenerateContentResponse with what is new. */
-import { type AttemptContext, type EventReader, type ProviderEvent, parseJson } from "../../libs/adapter/index.ts";
+import {
+  type AttemptContext,
+  countOf,
+  type EventReader,
+  isJson,
+  type Json,
+  notUnderstood,
+  type ProviderEvent,
+  parseJson,
+} from "../../libs/adapter/index.ts";
 import { FinishReason, type Part, type ToolCall, type Usage } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { fromDisguisedError } from "./errors.ts";
 import { PartialCall } from "./partial-call.ts";
 import {
   type AnswerPart,
-  countOf,
   fromCall,
   fromFinishReason,
   fromLogprobs,
@@ -13,9 +21,6 @@ import {
   fromResponse,
   fromServed,
   fromUsage,
-  isJson,
-  type Json,
-  notUnderstood,
 } from "./response.ts";
 
 /** More of either is no answer but a fault. */

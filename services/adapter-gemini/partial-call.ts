@@ -2,7 +2,7 @@
  * A function call whose arguments come in pieces, as Vertex AI streams them when asked to:
  * https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/function-calling#streaming-fc
  */
-import { isJson, type Json, notUnderstood, textOf } from "./response.ts";
+import { isJson, type Json, notUnderstood, textOf } from "../../libs/adapter/index.ts";
 
 /** More pieces, or deeper ones, are no arguments but a fault. */
 const STEPS_MAX = 64;

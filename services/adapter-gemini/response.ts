@@ -1,6 +1,16 @@
 /** What Gemini answers: https://ai.google.dev/api/generate-content#generatecontentresponse */
 
-import { type AttemptContext, isVector } from "../../libs/adapter/index.ts";
+import {
+  type AttemptContext,
+  countOf,
+  isJson,
+  type Json,
+  momentSOf,
+  notUnderstood,
+  objectOf,
+  textOf,
+  vectorOf,
+} from "../../libs/adapter/index.ts";
 import {
   type Choice,
   type Completion,
@@ -22,28 +32,6 @@ import { fromOwnSignature } from "./signature.ts";
 /** The provider's name in configuration and in what the adapter says. */
 export const PROVIDER = "gemini";
 
-/** A parsed JSON object. */
-export type Json = Readonly<Record<string, unknown>>;
-
-export function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-/** A text, or the empty one where there is none. */
-export function textOf(value: unknown): string {
-  return typeof value === "string" ? value : "";
-}
-
-/** A count as protobuf's uint32 holds it. */
-export function countOf(value: unknown): number | undefined {
-  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 0xffffffff ? value : undefined;
-}
-
-/** An answer that could not be understood; `what` says which part of it. */
-export function notUnderstood(what: string): RpcError {
-  return new RpcError("PROVIDER_INVALID_ANSWER", `the provider's answer could not be understood: ${what}`);
-}
-
 /** The whole answer of `:generateContent`. */
 export function fromChatAnswer(body: unknown, context: AttemptContext): Completion {
   const answer = fromResponse(body);
@@ -56,13 +44,11 @@ export function fromChatAnswer(body: unknown, context: AttemptContext): Completi
 
 /** A GenerateContentResponse, or what stands in its place in a 200: an error, or that the prompt was blocked. */
 export function fromResponse(value: unknown): Json {
-  const error = fromDisguisedError(value);
-  if (error !== undefined) throw error;
-  if (!isJson(value)) throw notUnderstood("not an object");
-  const feedback = value["promptFeedback"];
+  const answer = objectOf(value, fromDisguisedError(value));
+  const feedback = answer["promptFeedback"];
   const blockReason = isJson(feedback) ? textOf(feedback["blockReason"]) : "";
-  if (blockReason !== "") throw blocked(blockReason, value);
-  return value;
+  if (blockReason !== "") throw blocked(blockReason, answer);
+  return answer;
 }
 
 function blocked(blockReason: string, answer: Json): RpcError {
@@ -75,13 +61,12 @@ function blocked(blockReason: string, answer: Json): RpcError {
 
 /** Who answered. `createTime` comes from Vertex AI only. */
 export function fromServed(answer: Json, context: AttemptContext, idPrefix = "chatcmpl-"): Served {
-  const createdAtMs = Date.parse(textOf(answer["createTime"]));
   return {
     id: textOf(answer["responseId"]) || context.mintId(idPrefix),
     model: textOf(answer["modelVersion"]) || context.model,
     worker: context.worker,
     provider: PROVIDER,
-    createdAtS: countOf(Math.floor(createdAtMs / 1000)) || context.nowS,
+    createdAtS: momentSOf(answer["createTime"]) || context.nowS,
     systemFingerprint: "",
   };
 }
@@ -276,10 +261,7 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
   if (!Array.isArray(list) || list.length === 0) throw notUnderstood("no embeddings");
   const embeddings = list.map((embedding: unknown) => {
     const values = isJson(embedding) ? embedding["values"] : undefined;
-    if (!isVector(values)) {
-      throw notUnderstood("an embedding is not a vector");
-    }
-    return { values };
+    return { values: vectorOf(values) };
   });
   const inputTokens = isJson(answer["usageMetadata"])
     ? countOf(answer["usageMetadata"]["promptTokenCount"])

@@ -1,10 +1,18 @@
 /** What Ollama answers: https://docs.ollama.com/api/chat, https://docs.ollama.com/api/streaming */
 import {
   type AttemptContext,
+  countOf,
   type EventReader,
-  isVector,
+  isJson,
+  type Json,
+  momentSOf,
+  notUnderstood,
+  objectOf,
   type ProviderEvent,
   parseJson,
+  readTokenLogprobs,
+  textOf,
+  vectorOf,
 } from "../../libs/adapter/index.ts";
 import {
   type Completion,
@@ -20,33 +28,13 @@ import {
   type ToolCall,
   Usage,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import { RpcError } from "../../libs/rpc/index.ts";
 import { fromDisguisedError } from "./errors.ts";
 
 /** The provider's name in configuration and in what the adapter says. */
 export const PROVIDER = "ollama";
 
-type Json = Readonly<Record<string, unknown>>;
-
 /** More of them is no answer but a fault. */
 const TOOL_CALLS_MAX = 128;
-
-function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function textOf(value: unknown): string {
-  return typeof value === "string" ? value : "";
-}
-
-/** A count as protobuf's uint32 holds it. */
-function countOf(value: unknown): number | undefined {
-  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 0xffffffff ? value : undefined;
-}
-
-function notUnderstood(what: string): RpcError {
-  return new RpcError("PROVIDER_INVALID_ANSWER", `the provider's answer could not be understood: ${what}`);
-}
 
 /** The whole answer of `POST /api/chat`. */
 export function fromChatAnswer(body: unknown, context: AttemptContext): Completion {
@@ -127,21 +115,17 @@ export class OllamaEventReader implements EventReader {
 
 /** A line of a stream or a whole answer. An error can stand in its place, with the status 200. */
 function fromLine(value: unknown): Json {
-  const error = fromDisguisedError(value);
-  if (error !== undefined) throw error;
-  if (!isJson(value)) throw notUnderstood("not an object");
-  return value;
+  return objectOf(value, fromDisguisedError(value));
 }
 
 /** Ollama gives no id. */
 function fromServed(answer: Json, context: AttemptContext, idPrefix = "chatcmpl-"): Served {
-  const createdAtMs = Date.parse(textOf(answer["created_at"]));
   return {
     id: context.mintId(idPrefix),
     model: textOf(answer["model"]) || context.model,
     worker: context.worker,
     provider: PROVIDER,
-    createdAtS: countOf(Math.floor(createdAtMs / 1000)) ?? context.nowS,
+    createdAtS: momentSOf(answer["created_at"]) ?? context.nowS,
     systemFingerprint: "",
   };
 }
@@ -190,22 +174,7 @@ function fromUsage(answer: Json): Usage | undefined {
 }
 
 function fromLogprobs(logprobs: unknown): TokenLogprob[] {
-  if (!Array.isArray(logprobs)) return [];
-  return logprobs.filter(isJson).map((token) => {
-    const top = Array.isArray(token["top_logprobs"]) ? token["top_logprobs"].filter(isJson) : [];
-    return { ...fromTokenLogprob(token), top: top.map(fromTokenLogprob) };
-  });
-}
-
-function fromTokenLogprob(token: Json): TokenLogprob {
-  const { logprob, bytes } = token;
-  return {
-    token: textOf(token["token"]),
-    // JSON has no infinity; OpenAI's stand-in for it is -9999.
-    logprob: typeof logprob === "number" ? logprob : -9999,
-    bytes: Array.isArray(bytes) ? Buffer.from(bytes) : Buffer.alloc(0),
-    top: [],
-  };
+  return Array.isArray(logprobs) ? readTokenLogprobs(logprobs) : [];
 }
 
 /** The answer of `POST /api/embed`: https://docs.ollama.com/api/embed */
@@ -213,12 +182,7 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
   const answer = fromLine(body);
   const vectors = answer["embeddings"];
   if (!Array.isArray(vectors) || vectors.length === 0) throw notUnderstood("no embeddings");
-  const embeddings = vectors.map((values) => {
-    if (!isVector(values)) {
-      throw notUnderstood("an embedding is not a vector");
-    }
-    return { values };
-  });
+  const embeddings = vectors.map((values) => ({ values: vectorOf(values) }));
   const inputTokens = countOf(answer["prompt_eval_count"]);
   const usage = inputTokens === undefined ? undefined : Usage.fromPartial({ inputTokens });
   return { served: fromServed(answer, context, "embd-"), embeddings, usage, warnings: [] };
@@ -231,9 +195,8 @@ export function fromModelsAnswer(body: unknown): Model[] {
   return models.filter(isJson).flatMap((model) => {
     const id = textOf(model["model"]) || textOf(model["name"]);
     if (id === "") return [];
-    const modifiedAtMs = Date.parse(textOf(model["modified_at"]));
     // "library" is the namespace of the names that have none.
     const ownedBy = id.includes("/") ? id.slice(0, id.indexOf("/")) : "library";
-    return [{ id, workers: [], createdAtS: countOf(Math.floor(modifiedAtMs / 1000)) ?? 0, ownedBy }];
+    return [{ id, workers: [], createdAtS: momentSOf(model["modified_at"]) ?? 0, ownedBy }];
   });
 }
