@@ -131,7 +131,7 @@ describe("the house rules", () => {
     [/export default/, "exports have names", []],
     [/\benum \w+ \{/, "Node can't strip enums: use a constant object", []],
     [/\b(?:TODO|FIXME|XXX|HACK)\b/, "finish it, or file an issue", []],
-    [/\bas any\b|: any\b/, "name the type, or use unknown", []],
+    [/\bas any\b|: any[,;)>[\]|]/, "name the type, or use unknown", []],
     [/\bfetch\(/, "outside calls go through a worker's pool", []],
   ];
   it.each(BANNED)("does not use %s (%s)", (pattern, _reason, except) => {
