@@ -28,4 +28,17 @@ export { createProviderService, type ProviderService, type ProviderServiceChange
 export type { RateLimit, RateLimits } from "./rate-limits.ts";
 export type { WorkerSettings } from "./settings.ts";
 export { readTokenLogprobs } from "./token-logprobs.ts";
+export {
+  base64,
+  dataUrl,
+  invalid,
+  jsonText,
+  misplaced,
+  objectText,
+  parametersText,
+  refused,
+  textIn,
+  toolResultsIn,
+  unsupportedBy,
+} from "./wording.ts";
 export type { Worker, WorkerChange, WorkerDependencies } from "./worker.ts";

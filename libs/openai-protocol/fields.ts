@@ -1,7 +1,6 @@
 /** Writing the body of a request: JSON, field by field, as far as the server has the field. */
-import type { ProviderRequest } from "../adapter/index.ts";
+import { invalid, type ProviderRequest, refused } from "../adapter/index.ts";
 import type { Warning } from "../gen/cortex/llm/v1/llm.ts";
-import { RpcError } from "../rpc/index.ts";
 import type { ParameterRule, Server } from "./server.ts";
 
 /** What a server does anyway when the parameter is not there: leaving it out changes nothing, and needs no warning. */
@@ -16,16 +15,6 @@ const NEUTRAL: Readonly<Record<string, unknown>> = {
 /** A warning that the server can't do something. */
 export function unsupported(parameter: string, message: string): Warning {
   return { code: "UNSUPPORTED_PARAMETER", message, parameter };
-}
-
-/** A request that is wrong whoever gets it. */
-export function invalid(field: string, message: string): RpcError {
-  return new RpcError("INVALID_REQUEST", `${field}: ${message}`, { field });
-}
-
-/** A request that this server can't serve, though another may. */
-export function refused(field: string, message: string): RpcError {
-  return new RpcError("UNSUPPORTED_PARAMETER", `${field}: ${message}`, { field });
 }
 
 /** A JSON object written field by field, so that the JSON texts in a request reach the provider exactly as they came. */

@@ -1,7 +1,8 @@
 /** A conversation in the words of the OpenAI API, as far as the server has a place for what is said. */
 import { createHash } from "node:crypto";
+import { base64, dataUrl, invalid, misplaced, refused, textIn, toolResultsIn } from "../adapter/index.ts";
 import { type ContentPart, type Message, Role, type ToolResult, type Warning } from "../gen/cortex/llm/v1/llm.ts";
-import { invalid, refused, unsupported } from "./fields.ts";
+import { unsupported } from "./fields.ts";
 import type { MessageFeature, Server, ToolCallIds } from "./server.ts";
 
 /** What the writing of one conversation needs to know. */
@@ -25,7 +26,7 @@ export function toMessages(messages: readonly Message[], server: Server, warning
       case Role.ASSISTANT:
         return [{ ...toAssistantMessage(message, field, writing), name }];
       case Role.TOOL:
-        return toToolMessages(message, field, writing);
+        return toolResultsIn(message, field).map((result) => toToolMessage(result, field, writing));
       default:
         throw invalid(`${field}.role`, "a message needs a role");
     }
@@ -74,16 +75,16 @@ function toContent(content: readonly ContentPart[], field: string, toPart: ToPar
   return content.map((part, index) => toPart(part, `${field}.content[${index}]`));
 }
 
-function toTextPart({ part }: ContentPart, field: string): unknown {
-  if (part?.$case !== "text") throw invalid(field, "only text can stand here");
-  return { type: "text", text: part.value };
+function toTextPart(part: ContentPart, field: string): unknown {
+  return { type: "text", text: textIn(part, field) };
 }
 
 function toUserPart({ title, messages }: Server): ToPart {
   const need = (feature: MessageFeature, field: string, what: string) => {
     if (!messages.includes(feature)) throw refused(field, `${title} takes no ${what}`);
   };
-  return ({ part }, field) => {
+  return (content, field) => {
+    const { part } = content;
     switch (part?.$case) {
       case "text":
         return { type: "text", text: part.value };
@@ -108,7 +109,7 @@ function toUserPart({ title, messages }: Server): ToPart {
         return { type: "file", file: { filename: filename || undefined, file_data: data } };
       }
       default:
-        throw invalid(field, `${part?.$case ?? "an empty part"} can't stand in a user's message`);
+        throw misplaced(content, field, "in a user's message");
     }
   };
 }
@@ -126,15 +127,6 @@ function toAudioFormat(mediaType: string, field: string): "wav" | "mp3" {
     default:
       throw refused(field, "only wav and mp3 are supported");
   }
-}
-
-function dataUrl(data: Uint8Array, mediaType: string, field: string): string {
-  if (mediaType === "") throw invalid(field, "data needs a media type");
-  return `data:${mediaType};base64,${base64(data)}`;
-}
-
-function base64(data: Uint8Array): string {
-  return Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("base64");
 }
 
 function toAssistantMessage(message: Message, field: string, { server, warnings, toolCallId }: Writing): object {
@@ -160,7 +152,7 @@ function toAssistantMessage(message: Message, field: string, { server, warnings,
         reasoning += part.value.text;
         break;
       default:
-        throw invalid(`${field}.content[${index}]`, `${part?.$case ?? "an empty part"} can't stand in an answer`);
+        throw misplaced(content, `${field}.content[${index}]`, "in an answer");
     }
   }
   // DeepSeek wants the reasoning back within a loop of tool calls and nowhere else; OpenAI has no place for it.
@@ -189,14 +181,6 @@ function toThinkingPart(reasoning: string): unknown {
 function toSaidPart(content: ContentPart, field: string): unknown {
   const { part } = content;
   return part?.$case === "refusal" ? { type: "refusal", refusal: part.value } : toTextPart(content, field);
-}
-
-function toToolMessages(message: Message, field: string, writing: Writing): unknown[] {
-  if (message.content.length === 0) throw invalid(field, "a tool's message needs a result");
-  return message.content.map(({ part }) => {
-    if (part?.$case !== "toolResult") throw invalid(field, "only a tool's result can stand in a tool's message");
-    return toToolMessage(part.value, field, writing);
-  });
 }
 
 function toToolMessage(result: ToolResult, field: string, { warnings, toolCallId }: Writing): unknown {

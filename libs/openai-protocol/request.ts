@@ -1,5 +1,5 @@
 /** Cortex's requests in the words of the OpenAI API: https://platform.openai.com/docs/api-reference/chat/create */
-import type { ProviderRequest } from "../adapter/index.ts";
+import { invalid, objectText, type ProviderRequest, refused } from "../adapter/index.ts";
 import {
   type CompletionRequest,
   type EmbeddingRequest,
@@ -11,7 +11,7 @@ import {
   type ToolChoice,
   ToolChoice_Mode,
 } from "../gen/cortex/llm/v1/llm.ts";
-import { invalid, JsonFields, RequestBody, refused } from "./fields.ts";
+import { JsonFields, RequestBody } from "./fields.ts";
 import { toMessages } from "./messages.ts";
 import type { EffortWord, Server } from "./server.ts";
 
@@ -164,7 +164,7 @@ function toToolChoice(choice: ToolChoice | undefined): unknown {
 function toTool(tool: Tool, index: number): string {
   const definition = new JsonFields().set("name", tool.name).set("description", tool.description || undefined);
   if (tool.parametersJsonSchema !== "") {
-    definition.setText("parameters", schemaText(tool.parametersJsonSchema, `tools[${index}].function.parameters`));
+    definition.setText("parameters", objectText(tool.parametersJsonSchema, `tools[${index}].function.parameters`));
   }
   definition.set("strict", tool.strict || undefined);
   return `{"type":"function","function":${definition}}`;
@@ -182,25 +182,13 @@ function toResponseFormat(format: ResponseFormat | undefined, { title, jsonSchem
       const schema = new JsonFields()
         .set("name", format.name || "answer")
         .set("description", format.description || undefined)
-        .setText("schema", schemaText(format.jsonSchema, "response_format.json_schema.schema"))
+        .setText("schema", objectText(format.jsonSchema, "response_format.json_schema.schema"))
         .set("strict", format.strict || undefined);
       return `{"type":"json_schema","json_schema":${schema}}`;
     }
     default:
       return undefined;
   }
-}
-
-/** The schema's own text, once it is known to be a JSON object. */
-function schemaText(json: string, field: string): string {
-  let schema: unknown;
-  try {
-    schema = JSON.parse(json);
-  } catch {
-    throw invalid(field, "not valid JSON");
-  }
-  if (typeof schema !== "object" || schema === null || Array.isArray(schema)) throw invalid(field, "not a JSON object");
-  return json;
 }
 
 /** The vocabulary has no sound in answers, so an answer of sound alone would come out empty. */

@@ -1,5 +1,15 @@
 /** A conversation as Anthropic's messages: https://platform.claude.com/docs/en/api/messages/create */
 import {
+  base64,
+  invalid,
+  jsonText,
+  misplaced,
+  objectText,
+  refused,
+  textIn,
+  toolResultsIn,
+} from "../../libs/adapter/index.ts";
+import {
   type ContentPart,
   type File,
   type Image,
@@ -10,7 +20,7 @@ import {
   type Warning,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { toOwnSignature } from "./signature.ts";
-import { invalid, jsonText, objectText, refused, unsupported } from "./wording.ts";
+import { unsupported } from "./wording.ts";
 
 /** Two fields of a request, as JSON text, and what they need. */
 export interface Conversation {
@@ -82,10 +92,9 @@ class Writer {
         this.#turn("assistant", this.#answerBlocks(message, field), field);
         break;
       case Role.TOOL:
-        if (message.content.length === 0) throw invalid(field, "a tool's message needs a result");
         this.#turn(
           "user",
-          each(message.content, field, (part) => [this.#toolResult(part, field)]),
+          toolResultsIn(message, field).map((result) => this.#toolResult(result, field)),
           field,
         );
         break;
@@ -118,7 +127,7 @@ class Writer {
       case "file":
         return [this.#document(part.value, `${field}.file`)];
       default:
-        throw invalid(field, `${part?.$case ?? "an empty part"} can't stand in a user's message`);
+        throw misplaced(content, field, "in a user's message");
     }
   }
 
@@ -170,7 +179,7 @@ class Writer {
           calls += 1;
           break;
         default:
-          throw invalid(`${field}.content[${index}]`, `${part?.$case ?? "an empty part"} can't stand in an answer`);
+          throw misplaced(content, `${field}.content[${index}]`, "in an answer");
       }
     }
     return blocks;
@@ -205,9 +214,7 @@ class Writer {
     });
   }
 
-  #toolResult({ part }: ContentPart, field: string): string {
-    if (part?.$case !== "toolResult") throw invalid(field, "only a tool's result can stand in a tool's message");
-    const result: ToolResult = part.value;
+  #toolResult(result: ToolResult, field: string): string {
     const blocks = each(result.content, field, (content, at) => {
       if (content.part?.$case === "image") return [this.#image(content.part.value, at)];
       return textBlock(content, at);
@@ -250,9 +257,9 @@ function each(
   return content.flatMap((part, index) => toBlocks(part, `${field}.content[${index}]`));
 }
 
-function textBlock({ part }: ContentPart, field: string): string[] {
-  if (part?.$case !== "text") throw invalid(field, "only text can stand here");
-  return part.value === "" ? [] : [textOnly(part.value)];
+function textBlock(part: ContentPart, field: string): string[] {
+  const text = textIn(part, field);
+  return text === "" ? [] : [textOnly(text)];
 }
 
 function textOnly(text: string): string {
@@ -261,8 +268,4 @@ function textOnly(text: string): string {
 
 function block(type: string, source: object, more: Readonly<Record<string, string | undefined>> = {}): string {
   return jsonText({ type: JSON.stringify(type), source: JSON.stringify(source), ...more });
-}
-
-function base64(data: Uint8Array): string {
-  return Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("base64");
 }

@@ -1,5 +1,12 @@
 /** Cortex's requests in the words of the Messages API: https://platform.claude.com/docs/en/api/messages/create */
-import type { ProviderRequest } from "../../libs/adapter/index.ts";
+import {
+  invalid,
+  jsonText,
+  objectText,
+  type ProviderRequest,
+  parametersText,
+  refused,
+} from "../../libs/adapter/index.ts";
 import {
   type CompletionRequest,
   ResponseFormat_Kind,
@@ -9,7 +16,7 @@ import {
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { generationOf, outputTokensMax, STRUCTURED, type Thinking, toThinking, UNSAMPLED } from "./generation.ts";
 import { toConversation } from "./messages.ts";
-import { invalid, jsonText, objectText, refused, unsupported, VERSION_HEADER } from "./wording.ts";
+import { unsupported, VERSION_HEADER } from "./wording.ts";
 
 /** The request for `POST /v1/messages`. */
 export function toChatRequest(request: CompletionRequest, model: string, stream: boolean): ProviderRequest {
@@ -146,10 +153,7 @@ function toTools(tools: readonly Tool[], model: string, warnings: Warning[]): st
     return jsonText({
       name: JSON.stringify(tool.name),
       description: tool.description === "" ? undefined : JSON.stringify(tool.description),
-      input_schema:
-        tool.parametersJsonSchema === ""
-          ? '{"type":"object","properties":{}}'
-          : objectText(tool.parametersJsonSchema, `${field}.parameters`),
+      input_schema: parametersText(tool.parametersJsonSchema, `${field}.parameters`),
       strict: strict ? "true" : undefined,
     });
   });

@@ -1,4 +1,5 @@
 /** A conversation in the words of Cohere's API. */
+import { dataUrl, invalid, jsonText, misplaced, refused, textIn, toolResultsIn } from "../../libs/adapter/index.ts";
 import {
   type ContentPart,
   type Message,
@@ -6,7 +7,7 @@ import {
   type ToolResult,
   type Warning,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import { invalid, jsonText, refused, unsupported } from "./wording.ts";
+import { unsupported } from "./wording.ts";
 
 /** The field `messages`. What the client has to be warned about goes to `warnings`. */
 export function toMessages(messages: readonly Message[], warnings: Warning[]): string {
@@ -21,7 +22,7 @@ export function toMessages(messages: readonly Message[], warnings: Warning[]): s
       case Role.ASSISTANT:
         return [toAssistantMessage(message, field)];
       case Role.TOOL:
-        return toToolMessages(message, field, warnings);
+        return toolResultsIn(message, field).map((result) => toToolMessage(result, field, warnings));
       default:
         throw invalid(`${field}.role`, "a message needs a role");
     }
@@ -39,21 +40,20 @@ function toContent(content: readonly ContentPart[], field: string, toPart: ToPar
   return JSON.stringify(content.map((part, index) => toPart(part, `${field}.content[${index}]`)));
 }
 
-function toTextPart({ part }: ContentPart, field: string): unknown {
-  if (part?.$case !== "text") throw invalid(field, "only text can stand here");
-  return { type: "text", text: part.value };
+function toTextPart(part: ContentPart, field: string): unknown {
+  return { type: "text", text: textIn(part, field) };
 }
 
 /** https://docs.cohere.com/docs/image-inputs */
-function toUserPart({ part }: ContentPart, field: string): unknown {
+function toUserPart(content: ContentPart, field: string): unknown {
+  const { part } = content;
   switch (part?.$case) {
     case "text":
       return { type: "text", text: part.value };
     case "image": {
       const { source, mediaType, detail } = part.value;
       if (source === undefined) throw invalid(`${field}.image_url`, "an image needs a url or data");
-      if (source.$case === "data" && mediaType === "") throw invalid(`${field}.image_url`, "data needs a media type");
-      const url = source.$case === "url" ? source.value : `data:${mediaType};base64,${source.value.toString("base64")}`;
+      const url = source.$case === "url" ? source.value : dataUrl(source.value, mediaType, `${field}.image_url`);
       return { type: "image_url", image_url: { url, detail: detail || undefined } };
     }
     case "audio":
@@ -61,7 +61,7 @@ function toUserPart({ part }: ContentPart, field: string): unknown {
     case "file":
       throw refused(`${field}.file`, "Cohere takes text and pictures only");
     default:
-      throw invalid(field, `${part?.$case ?? "an empty part"} can't stand in a user's message`);
+      throw misplaced(content, field, "in a user's message");
   }
 }
 
@@ -74,7 +74,8 @@ function toAssistantMessage(message: Message, field: string): string {
   const texts: string[] = [];
   const calls: string[] = [];
   let reasoning = "";
-  for (const [index, { part }] of message.content.entries()) {
+  for (const [index, content] of message.content.entries()) {
+    const { part } = content;
     switch (part?.$case) {
       // Cohere knows no refusals; the words are what the model has said all the same.
       case "text":
@@ -92,7 +93,7 @@ function toAssistantMessage(message: Message, field: string): string {
         break;
       }
       default:
-        throw invalid(`${field}.content[${index}]`, `${part?.$case ?? "an empty part"} can't stand in an answer`);
+        throw misplaced(content, `${field}.content[${index}]`, "in an answer");
     }
   }
   const plan = calls.length > 0 ? reasoning : "";
@@ -105,14 +106,6 @@ function toAssistantMessage(message: Message, field: string): string {
     content: content ?? (calls.length > 0 ? undefined : '""'),
     tool_plan: plan === "" ? undefined : JSON.stringify(plan),
     tool_calls: calls.length === 0 ? undefined : `[${calls.join(",")}]`,
-  });
-}
-
-function toToolMessages(message: Message, field: string, warnings: Warning[]): string[] {
-  if (message.content.length === 0) throw invalid(field, "a tool's message needs a result");
-  return message.content.map(({ part }) => {
-    if (part?.$case !== "toolResult") throw invalid(field, "only a tool's result can stand in a tool's message");
-    return toToolMessage(part.value, field, warnings);
   });
 }
 

@@ -1,5 +1,12 @@
 /** Cortex's requests in the words of Cohere's API: https://docs.cohere.com/reference/chat, https://docs.cohere.com/reference/embed */
-import type { ProviderRequest } from "../../libs/adapter/index.ts";
+import {
+  invalid,
+  jsonText,
+  objectText,
+  type ProviderRequest,
+  parametersText,
+  refused,
+} from "../../libs/adapter/index.ts";
 import {
   type CompletionRequest,
   type EmbeddingRequest,
@@ -14,7 +21,7 @@ import {
   type Warning,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { toMessages } from "./messages.ts";
-import { invalid, jsonText, objectText, refused, unsupported } from "./wording.ts";
+import { unsupported } from "./wording.ts";
 
 const STOP_SEQUENCES_MAX = 5;
 const EMBEDDING_INPUTS_MAX = 96;
@@ -191,10 +198,7 @@ function toTool(tool: Tool, field: string): string {
   const definition = jsonText({
     name: JSON.stringify(tool.name),
     description: tool.description === "" ? undefined : JSON.stringify(tool.description),
-    parameters:
-      tool.parametersJsonSchema === ""
-        ? '{"type":"object","properties":{}}'
-        : objectText(tool.parametersJsonSchema, `${field}.parameters`),
+    parameters: parametersText(tool.parametersJsonSchema, `${field}.parameters`),
   });
   return `{"type":"function","function":${definition}}`;
 }

@@ -1,5 +1,15 @@
 /** A conversation as Gemini's contents: https://ai.google.dev/api/caching#Content */
 import {
+  base64,
+  invalid,
+  jsonText,
+  misplaced,
+  objectText,
+  refused,
+  textIn,
+  toolResultsIn,
+} from "../../libs/adapter/index.ts";
+import {
   type ContentPart,
   type File,
   type Image,
@@ -11,7 +21,7 @@ import {
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { generationOf } from "./generation.ts";
 import { toOwnSignature } from "./signature.ts";
-import { invalid, jsonText, objectText, refused, unsupported } from "./wording.ts";
+import { unsupported } from "./wording.ts";
 
 /** Two fields of a request, as JSON text. */
 interface Contents {
@@ -84,11 +94,7 @@ class Conversation {
         this.#addAnswer(message, field, parts);
         break;
       case Role.TOOL:
-        if (message.content.length === 0) throw invalid(field, "a tool's message needs a result");
-        for (const { part } of message.content) {
-          if (part?.$case !== "toolResult") throw invalid(field, "only a tool's result can stand in a tool's message");
-          parts.push(this.#toolResult(part.value, field));
-        }
+        for (const result of toolResultsIn(message, field)) parts.push(this.#toolResult(result, field));
         break;
       default:
         throw invalid(`${field}.role`, "a message needs a role");
@@ -110,7 +116,7 @@ class Conversation {
       case "file":
         return this.#file(part.value, `${field}.file`);
       default:
-        throw invalid(field, `${part?.$case ?? "an empty part"} can't stand in a user's message`);
+        throw misplaced(content, field, "in a user's message");
     }
   }
 
@@ -163,7 +169,7 @@ class Conversation {
           calls += 1;
           break;
         default:
-          throw invalid(`${field}.content[${index}]`, `${part?.$case ?? "an empty part"} can't stand in an answer`);
+          throw misplaced(content, `${field}.content[${index}]`, "in an answer");
       }
     }
     signatures.flush(parts);
@@ -256,9 +262,8 @@ function merged(turns: readonly Turn[]): readonly Turn[] {
   return result;
 }
 
-function toTextPart({ part }: ContentPart, field: string): string {
-  if (part?.$case !== "text") throw invalid(field, "only text can stand here");
-  return jsonText({ text: JSON.stringify(part.value) });
+function toTextPart(part: ContentPart, field: string): string {
+  return jsonText({ text: JSON.stringify(textIn(part, field)) });
 }
 
 /** A JSON object or array as itself, anything else as a text. */
@@ -274,8 +279,7 @@ function toValue(text: string): string {
 
 function inlineData(data: Uint8Array, mediaType: string, field: string): string {
   if (mediaType === "") throw invalid(field, "data needs a media type");
-  const base64 = Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("base64");
-  return `{"inlineData":{"mimeType":${JSON.stringify(mediaType)},"data":"${base64}"}}`;
+  return `{"inlineData":{"mimeType":${JSON.stringify(mediaType)},"data":"${base64(data)}"}}`;
 }
 
 function fileData(uri: string, mediaType: string | undefined): string {

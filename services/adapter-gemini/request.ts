@@ -1,5 +1,5 @@
 /** Cortex's requests in the words of the Gemini API: https://ai.google.dev/api/generate-content */
-import type { ProviderRequest } from "../../libs/adapter/index.ts";
+import { invalid, jsonText, objectText, type ProviderRequest, refused } from "../../libs/adapter/index.ts";
 import {
   type CompletionRequest,
   type EmbeddingRequest,
@@ -12,7 +12,7 @@ import {
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { toContents } from "./contents.ts";
 import { generationOf, toThinking } from "./generation.ts";
-import { invalid, jsonText, objectText, refused, unsupported } from "./wording.ts";
+import { unsupported } from "./wording.ts";
 
 /** https://ai.google.dev/api/generate-content#generationconfig */
 const STOP_SEQUENCES_MAX = 5;

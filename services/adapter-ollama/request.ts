@@ -1,5 +1,16 @@
 /** Cortex's requests in the words of Ollama's own API: https://docs.ollama.com/api/chat */
-import type { ProviderRequest } from "../../libs/adapter/index.ts";
+import {
+  base64,
+  invalid,
+  jsonText,
+  misplaced,
+  objectText,
+  type ProviderRequest,
+  parametersText,
+  refused,
+  toolResultsIn,
+  unsupportedBy,
+} from "../../libs/adapter/index.ts";
 import {
   type CompletionRequest,
   type ContentPart,
@@ -15,7 +26,9 @@ import {
   type ToolResult,
   type Warning,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import { RpcError } from "../../libs/rpc/index.ts";
+
+/** A warning that something was left out, or became something else. */
+const unsupported = unsupportedBy("Ollama");
 
 /** The request for `POST /api/chat`. */
 export function toChatRequest(request: CompletionRequest, model: string, stream: boolean): ProviderRequest {
@@ -50,24 +63,6 @@ export function toEmbeddingRequest(request: EmbeddingRequest, model: string): Pr
   const { inputs, dimensions } = request;
   const body = JSON.stringify({ model, input: inputs, truncate: false, dimensions });
   return { method: "POST", path: "/api/embed", body, warnings };
-}
-
-/** A JSON object of JSON texts, so that the texts in a request reach Ollama exactly as they came. */
-function jsonText(fields: Readonly<Record<string, string | undefined>>): string {
-  const written = Object.entries(fields).filter(([, text]) => text !== undefined);
-  return `{${written.map(([name, text]) => `${JSON.stringify(name)}:${text}`).join(",")}}`;
-}
-
-function unsupported(parameter: string, message = `Ollama has no ${parameter}; it was left out`): Warning {
-  return { code: "UNSUPPORTED_PARAMETER", message, parameter };
-}
-
-function invalid(field: string, message: string): RpcError {
-  return new RpcError("INVALID_REQUEST", `${field}: ${message}`, { field });
-}
-
-function refused(field: string, message: string): RpcError {
-  return new RpcError("UNSUPPORTED_PARAMETER", `${field}: ${message}`, { field });
 }
 
 /** What changes the answer's quality or bookkeeping, but not what it is. */
@@ -149,24 +144,9 @@ function toTool(tool: Tool, index: number): string {
   const definition = jsonText({
     name: JSON.stringify(tool.name),
     description: tool.description === "" ? undefined : JSON.stringify(tool.description),
-    parameters:
-      tool.parametersJsonSchema === ""
-        ? '{"type":"object","properties":{}}'
-        : objectText(tool.parametersJsonSchema, `tools[${index}].function.parameters`),
+    parameters: parametersText(tool.parametersJsonSchema, `tools[${index}].function.parameters`),
   });
   return `{"type":"function","function":${definition}}`;
-}
-
-/** The text itself, once it is known to be a JSON object. */
-function objectText(json: string, field: string): string {
-  let value: unknown;
-  try {
-    value = JSON.parse(json);
-  } catch {
-    throw invalid(field, "not valid JSON");
-  }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw invalid(field, "not a JSON object");
-  return json;
 }
 
 function toMessages(messages: readonly Message[], warnings: Warning[]): string {
@@ -181,7 +161,7 @@ function toMessages(messages: readonly Message[], warnings: Warning[]): string {
       case Role.ASSISTANT:
         return [toAssistantMessage(message, field)];
       case Role.TOOL:
-        return toToolMessages(message, field, warnings);
+        return toolResultsIn(message, field).map((result) => toToolMessage(result, field, warnings));
       default:
         throw invalid(`${field}.role`, "a message needs a role");
     }
@@ -201,7 +181,8 @@ function toContent(
 ): Record<"content" | "images", string | undefined> {
   const texts: string[] = [];
   const images: string[] = [];
-  for (const [index, { part }] of content.entries()) {
+  for (const [index, contentPart] of content.entries()) {
+    const { part } = contentPart;
     const partField = `${field}.content[${index}]`;
     switch (part?.$case) {
       case "text":
@@ -213,7 +194,7 @@ function toContent(
         if (source?.$case === "url") throw refused(`${partField}.image_url.url`, "Ollama takes pictures as data only");
         if (source === undefined) throw invalid(`${partField}.image_url`, "an image needs data");
         if (detail !== "" && detail !== "auto") warnings.push(unsupported(`${partField}.image_url.detail`));
-        images.push(source.value.toString("base64"));
+        images.push(base64(source.value));
         break;
       }
       case "audio":
@@ -221,7 +202,7 @@ function toContent(
       case "file":
         throw refused(`${partField}.file`, "Ollama takes text and pictures only");
       default:
-        throw invalid(partField, `${part?.$case ?? "an empty part"} can't stand here`);
+        throw misplaced(contentPart, partField, "here");
     }
   }
   return {
@@ -234,7 +215,8 @@ function toAssistantMessage(message: Message, field: string): string {
   const texts: string[] = [];
   const calls: string[] = [];
   let thinking = "";
-  for (const [index, { part }] of message.content.entries()) {
+  for (const [index, content] of message.content.entries()) {
+    const { part } = content;
     switch (part?.$case) {
       // Ollama knows no refusals; the words are what the model has said all the same.
       case "text":
@@ -256,7 +238,7 @@ function toAssistantMessage(message: Message, field: string): string {
         break;
       }
       default:
-        throw invalid(`${field}.content[${index}]`, `${part?.$case ?? "an empty part"} can't stand in an answer`);
+        throw misplaced(content, `${field}.content[${index}]`, "in an answer");
     }
   }
   return jsonText({
@@ -264,14 +246,6 @@ function toAssistantMessage(message: Message, field: string): string {
     content: JSON.stringify(texts.join("\n")),
     thinking: thinking === "" ? undefined : JSON.stringify(thinking),
     tool_calls: calls.length === 0 ? undefined : `[${calls.join(",")}]`,
-  });
-}
-
-function toToolMessages(message: Message, field: string, warnings: Warning[]): string[] {
-  if (message.content.length === 0) throw invalid(field, "a tool's message needs a result");
-  return message.content.map(({ part }) => {
-    if (part?.$case !== "toolResult") throw invalid(field, "only a tool's result can stand in a tool's message");
-    return toToolMessage(part.value, field, warnings);
   });
 }
 
