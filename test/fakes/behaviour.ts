@@ -10,8 +10,10 @@
  *   "error:2"                  an error inside the 200 after two tokens
  *   "status:429,retryAfter:2"  an HTTP error as this provider words it
  *   "tokens:100,tokenMs:20"    a hundred tokens, one each 20 ms
+ *   "pace:groq"                as fast as Groq is; the names are those of pace.ts
  *   "bytes"                    every byte on its own, "drip:5" with 5 ms between, "crlf" with CRLF for line ends
  */
+import { isPaceName, PACES, type PaceName } from "./pace.ts";
 
 /** What can go wrong. */
 export type Fault =
@@ -55,6 +57,8 @@ export interface Behaviour {
   readonly text?: string;
   /** How many tokens it says. */
   readonly tokens?: number;
+  /** As fast as this provider is, as far as the times below say nothing else. */
+  readonly pace?: PaceName;
   /** Before the headers, as while a model is loaded. */
   readonly headersMs?: number;
   /** Between the headers and the first token. */
@@ -90,6 +94,8 @@ function parseWord(word: string): Behaviour {
     case "firstTokenMs":
     case "tokenMs":
       return { [name]: parseCount(value, word) };
+    case "pace":
+      return { pace: parsePace(value) };
     case "drip":
       return { byteMs: parseCount(value, word) };
     case "bytes":
@@ -108,6 +114,11 @@ function parseWord(word: string): Behaviour {
 function parsePoint(value: string): Point {
   if (value === "" || value === "request") return "request";
   return value === "headers" ? "headers" : parseCount(value, value);
+}
+
+function parsePace(value: string): PaceName {
+  if (isPaceName(value)) return value;
+  throw new Error(`no such pace: ${value}; there are ${Object.keys(PACES).join(", ")}`);
 }
 
 function parseCount(value: string, word: string): number {

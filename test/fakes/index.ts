@@ -8,4 +8,5 @@ export { GROQ_ERRORS, type GroqSimulatorOptions, startGroqSimulator } from "./gr
 export { type OllamaSimulatorOptions, startOllamaSimulator } from "./ollama.ts";
 export { type OpenAiSimulatorOptions, startOpenAiSimulator } from "./openai.ts";
 export { FLAVORS, type FlavorName } from "./openai-flavors.ts";
+export { PACES, type PaceName } from "./pace.ts";
 export { type Ending, type Script, type SimulatedRequest, type Simulator, unusedPort } from "./simulator.ts";

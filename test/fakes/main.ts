@@ -1,11 +1,20 @@
 /**
- * Starts a simulated provider by hand, until it is interrupted:
+ * `npm run providers`: starts every simulated provider, as fast as the real one is, and writes a cortex.yaml with a worker for
+ * each, so that the whole mesh can be tried without a key. Until it is interrupted.
  *
- *   node test/fakes/main.ts openai 9101 "tokenMs:20,cut:10"
+ *   npm run providers                                all of them
+ *   npm run providers -- openai groq=status:429      these, the second with a behaviour (behaviour.ts has all of them)
+ *   npm run providers -- ollama=pace:ollama-cpu      as slow as another
+ *   npm run providers -- --fast --port 9500          as fast as can be, on the ports from 9500 on (0: free ones)
  */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { parseArgs } from "node:util";
 import {
-  FLAVORS,
   type FlavorName,
+  type PaceName,
+  parseBehaviour,
   type Simulator,
   startAnthropicSimulator,
   startCohereSimulator,
@@ -15,27 +24,103 @@ import {
   startOpenAiSimulator,
 } from "./index.ts";
 
-type Start = (options: { port: number; behaviour: string | undefined }) => Promise<Simulator>;
+interface Options {
+  readonly port: number;
+  readonly behaviour: string | undefined;
+  readonly pace: PaceName | undefined;
+}
 
-const COMPATIBLE = (Object.keys(FLAVORS) as FlavorName[]).map((flavor): [string, Start] => [
-  flavor,
-  (options) => startOpenAiSimulator({ ...options, flavor }),
-]);
+interface Entry {
+  readonly start: (options: Options) => Promise<Simulator>;
+  readonly pace: PaceName;
+  /** Of the worker's settings; the entry's own name when absent. */
+  readonly provider?: string;
+  readonly settings?: string;
+}
 
-const STARTS: Readonly<Record<string, Start>> = {
-  ...Object.fromEntries(COMPATIBLE),
-  groq: startGroqSimulator,
-  ollama: startOllamaSimulator,
-  gemini: startGeminiSimulator,
-  anthropic: startAnthropicSimulator,
-  cohere: startCohereSimulator,
+function compatible(flavor: FlavorName, pace: PaceName, settings = ""): Entry {
+  const start = (options: Options) => startOpenAiSimulator({ ...options, flavor });
+  return { start, pace, provider: "openai", settings: `, options: { server: ${flavor} }${settings}` };
+}
+
+/** The place of each says its port. */
+const ENTRIES: Readonly<Record<string, Entry>> = {
+  openai: { start: startOpenAiSimulator, pace: "openai", settings: ", options: { server: openai }" },
+  ollama: { start: startOllamaSimulator, pace: "ollama-gpu" },
+  groq: { start: startGroqSimulator, pace: "groq" },
+  gemini: { start: startGeminiSimulator, pace: "gemini" },
+  cohere: { start: startCohereSimulator, pace: "cohere" },
+  anthropic: { start: startAnthropicSimulator, pace: "anthropic" },
+  azure: compatible("azure", "openai", ", models: [gpt-4o]"),
+  mistral: compatible("mistral", "mistral"),
+  deepseek: compatible("deepseek", "openai"),
+  openrouter: compatible("openrouter", "openai"),
+  vllm: compatible("vllm", "ollama-gpu"),
+  "llama.cpp": compatible("llama.cpp", "ollama-cpu"),
 };
 
-const [provider = "", port = "0", behaviour] = process.argv.slice(2);
-const start = Object.hasOwn(STARTS, provider) ? STARTS[provider] : undefined;
-if (start === undefined) {
-  console.error(`usage: node test/fakes/main.ts ${Object.keys(STARTS).join("|")} [PORT] [BEHAVIOUR]`);
+const USAGE = `usage: npm run providers -- [--port FIRST] [--fast] [PROVIDER[=BEHAVIOUR] …]
+providers: ${Object.keys(ENTRIES).join(", ")}
+`;
+
+function readArguments(): {
+  readonly port: number;
+  readonly fast: boolean;
+  readonly wanted: ReadonlyMap<string, string | undefined>;
+} {
+  const options = { port: { type: "string", default: "9101" }, fast: { type: "boolean", default: false } } as const;
+  const { values, positionals } = parseArgs({ options, allowPositionals: true });
+  const port = Number(values.port);
+  if (!Number.isInteger(port) || port < 0 || port > 65_000) throw new Error(`${values.port} is no port`);
+  const wanted = new Map<string, string | undefined>();
+  for (const positional of positionals) {
+    const [name = "", behaviour] = positional.split(/=(.*)/s);
+    if (!Object.hasOwn(ENTRIES, name)) throw new Error(`there is no provider ${name}`);
+    // A mistake in it shows at once.
+    parseBehaviour(behaviour ?? "");
+    wanted.set(name, behaviour);
+  }
+  const all = Object.keys(ENTRIES).map((name): [string, undefined] => [name, undefined]);
+  return { port, fast: values.fast, wanted: wanted.size > 0 ? wanted : new Map(all) };
+}
+
+/** A worker of cortex.yaml; two keys, so that one can rest. */
+function workerLine(name: string, { provider = name, settings = "" }: Entry, url: string): string {
+  // A worker's name has no dots.
+  const worker = name.replaceAll(".", "-");
+  const keys = name === "ollama" ? "" : `, keys: [${worker}-key-1, ${worker}-key-2]`;
+  return `  - { name: ${worker}, provider: ${provider}, baseUrl: "${url}"${keys}${settings} }`;
+}
+
+async function startAll({ port, fast, wanted }: ReturnType<typeof readArguments>): Promise<void> {
+  const simulators: Simulator[] = [];
+  const lines: string[] = [];
+  for (const [index, [name, entry]] of Object.entries(ENTRIES).entries()) {
+    if (!wanted.has(name)) continue;
+    const pace = fast ? undefined : entry.pace;
+    const simulator = await entry.start({ port: port === 0 ? 0 : port + index, behaviour: wanted.get(name), pace });
+    simulators.push(simulator);
+    lines.push(workerLine(name, entry, simulator.url));
+    process.stdout.write(`${name.padEnd(11)} ${simulator.url.padEnd(34)} ${pace ?? "no pace"}\n`);
+  }
+  const folder = mkdtempSync(join(tmpdir(), "cortex-providers-"));
+  const file = join(folder, "cortex.yaml");
+  const yaml = `workers:\n${lines.join("\n")}\n`;
+  writeFileSync(file, yaml);
+  const shown = relative(process.cwd(), file).startsWith("..") ? file : relative(process.cwd(), file);
+  process.stdout.write(`\n${yaml}\nThat is in ${shown}. In another terminal:\n\n`);
+  process.stdout.write(`  npm start -- --config ${shown}\n\nCtrl-C ends the providers.\n`);
+  const end = (): void => {
+    rmSync(folder, { recursive: true, force: true });
+    void Promise.all(simulators.map((simulator) => simulator.stop())).then(() => process.exit());
+  };
+  process.once("SIGINT", end);
+  process.once("SIGTERM", end);
+}
+
+try {
+  await startAll(readArguments());
+} catch (error) {
+  process.stderr.write(`${(error as Error).message}\n${USAGE}`);
   process.exit(2);
 }
-const simulator = await start({ port: Number(port), behaviour });
-console.log(`${provider} at ${simulator.url}`);

@@ -7,6 +7,8 @@ import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Serv
 import { type AddressInfo, createServer as createTcpServer, type Socket } from "node:net";
 import { setImmediate as nextTurn, setTimeout as wait } from "node:timers/promises";
 import { type Behaviour, type BehaviourLike, parseBehaviour } from "./behaviour.ts";
+import { countWords } from "./model.ts";
+import { Paced, type PaceName } from "./pace.ts";
 
 /** More than any test sends. */
 const REQUEST_BYTES_MAX = 64 * 1024 * 1024;
@@ -81,6 +83,8 @@ export interface SimulatorOptions {
   /** A free one when absent. */
   readonly port?: number | undefined;
   readonly behaviour?: Script | undefined;
+  /** How fast it is when its behaviour does not say; as fast as can be when absent. */
+  readonly pace?: PaceName | undefined;
 }
 
 /** A running simulated provider. */
@@ -116,7 +120,7 @@ export async function unusedPort(): Promise<number> {
 
 /** Starts `provider` on a port of this machine. */
 export async function startSimulator(provider: Provider, options: SimulatorOptions = {}): Promise<Simulator> {
-  const play = new Play(provider);
+  const play = new Play(provider, options.pace);
   play.behave(options.behaviour);
   await play.listen(options.port ?? 0);
   return play;
@@ -130,6 +134,7 @@ class Play implements Simulator {
   url = "";
   port = 0;
   readonly #provider: Provider;
+  readonly #pace: PaceName | undefined;
   readonly #server = createServer((request, response) => void this.#serve(request, response));
   readonly #numbers = new WeakMap<Socket, number>();
   readonly #sockets = new Set<Socket>();
@@ -139,8 +144,9 @@ class Play implements Simulator {
   #everywhere = false;
   #index = 0;
 
-  constructor(provider: Provider) {
+  constructor(provider: Provider, pace: PaceName | undefined) {
     this.#provider = provider;
+    this.#pace = pace;
     this.#server.on("connection", (socket: Socket) => this.#connect(socket));
     // A test decides when a connection ends.
     this.#server.keepAliveTimeout = 0;
@@ -228,7 +234,7 @@ class Play implements Simulator {
       const generation = this.#log(request);
       const behaviour = this.#behaviour(request, generation);
       const reply = this.#reply(request, behaviour);
-      await performance.play(reply, behaviour, request);
+      await performance.play(reply, generation ? this.#paced(behaviour, request, reply) : behaviour, request);
     } catch (thrown) {
       // The client has gone, or the simulator stops; anything else is a mistake in a test or in the simulator.
       if (performance.over) return;
@@ -254,6 +260,18 @@ class Play implements Simulator {
     return own ?? parseBehaviour(this.#scripted(index, request) ?? {});
   }
 
+  /** With the waits that its pace makes. An error is told at once, a whole answer when all of it is there. */
+  #paced(behaviour: Behaviour, request: SimulatedRequest, reply: Reply): Timing {
+    const name = behaviour.pace ?? this.#pace;
+    if (name === undefined || reply.status !== 200) return behaviour;
+    const paced = new Paced(name);
+    const words = countWords(JSON.stringify(request.body) ?? "");
+    const cold = request === this.generations[0];
+    const wholeMs = isStream(reply) ? 0 : words * paced.tokenMs();
+    const times = { headersMs: paced.headersMs(cold), firstTokenMs: paced.firstTokenMs(words) + wholeMs };
+    return { ...times, ...behaviour, gapMs: () => behaviour.tokenMs ?? paced.tokenMs() };
+  }
+
   #scripted(index: number, request: SimulatedRequest): BehaviourLike | undefined {
     const script = this.#script;
     if (typeof script === "function") return script(index, request);
@@ -274,6 +292,13 @@ class Play implements Simulator {
     const own = body === undefined ? {} : inHalves(typeof body === "string" ? body : JSON.stringify(body));
     return { ...reply, headers: { ...reply.headers, ...wait, ...headers }, ...own };
   }
+}
+
+/** A behaviour, and the gaps between its tokens where they differ. */
+type Timing = Behaviour & { readonly gapMs?: () => number };
+
+function isStream(reply: Reply): boolean {
+  return /event-stream|ndjson/.test(reply.headers["content-type"] ?? "");
 }
 
 /** A body that is sent whole, cut in the middle, where it can go wrong. */
@@ -323,7 +348,7 @@ class Performance {
     this.#over.abort();
   }
 
-  async play(reply: Reply, behaviour: Behaviour, request: SimulatedRequest): Promise<void> {
+  async play(reply: Reply, behaviour: Timing, request: SimulatedRequest): Promise<void> {
     // After the last token at the latest: a fault that is asked for comes.
     const at =
       typeof behaviour.at === "number" ? Math.min(behaviour.at, reply.tokens.length) : (behaviour.at ?? "request");
@@ -335,7 +360,7 @@ class Performance {
     for (const piece of reply.head) await this.#write(piece, behaviour);
     if (await this.#break(faultAt(0), reply, behaviour)) return;
     for (const [index, piece] of reply.tokens.entries()) {
-      await this.#pause(index === 0 ? behaviour.firstTokenMs : behaviour.tokenMs);
+      await this.#pause(index === 0 ? behaviour.firstTokenMs : (behaviour.gapMs?.() ?? behaviour.tokenMs));
       await this.#write(piece, behaviour);
       request.tokensSent += 1;
       if (await this.#break(faultAt(index + 1), reply, behaviour)) return;
@@ -349,7 +374,7 @@ class Performance {
     if (behaviour.contentType !== undefined) headers["content-type"] = behaviour.contentType;
     const whole = reply.head.length === 0 && behaviour.fault === undefined && reply.tail.length <= 1;
     // As real servers do: a length for what is known in full, chunks for a stream.
-    if (whole && !/event-stream|ndjson/.test(reply.headers["content-type"] ?? "")) {
+    if (whole && !isStream(reply)) {
       const text = [...reply.tokens, ...reply.tail].join("");
       headers["content-length"] = String(Buffer.byteLength(lineEnds(text, behaviour)));
     }
