@@ -103,6 +103,8 @@ function chatComplaints(recorded: Recorded, { error }: Outcome, said: Said): str
   const complaints = (["text", "reasoning", "refusal"] as const).flatMap((field) => {
     const [was, is] = [recorded[field], said[field]];
     if (was === is) return [];
+    // A dialect may know places for these that are not looked at here.
+    if (was === "" && field !== "text") return [];
     // What comes before an error, or before what can't be parsed, has to come out; what comes after it can't.
     const mayEnd = error !== undefined && (recorded.failed || recorded.broken);
     if (mayEnd && was.startsWith(is)) return [];

@@ -283,10 +283,10 @@ function addCall(found: Recorded, key: string, name: unknown, given: unknown): v
   }
 }
 
-/** Any count that is not 0, however deep. */
+/** A count of what was read or written, whatever it is called, that is not 0. */
 function lookUsage(usage: unknown, found: Recorded): void {
-  const counts = JSON.stringify(usage ?? null).match(/:\s*[1-9]\d*(?=[,}])/g);
-  if (counts !== null) found.usage = true;
+  const counted = /"(prompt|input|output|completion|candidates)\w*":[1-9]/i;
+  if (counted.test(JSON.stringify(usage ?? null))) found.usage = true;
 }
 
 /** The lengths of all vectors in a document. */

@@ -1,0 +1,110 @@
+/** The adapter as a worker, against the simulated Cohere: what only shows over a connection. */
+import { afterEach, describe, expect, it } from "vitest";
+import { collect, createTestWorker, kinds, startTestCall } from "../../libs/adapter/test-provider.ts";
+import {
+  CompletionRequest,
+  type DeepPartial,
+  EmbeddingRequest,
+  FinishReason,
+  Role,
+} from "../../libs/gen/cortex/llm/v1/llm.ts";
+import { Health } from "../../libs/gen/cortex/provider/v1/provider.ts";
+import { type Simulator, startCohereSimulator } from "../../test/fakes/index.ts";
+import { cohere } from "./dialect.ts";
+
+const running: AsyncDisposable[] = [];
+afterEach(async () => {
+  for (const each of running.splice(0).reverse()) await each[Symbol.asyncDispose]();
+});
+
+async function start(options: Parameters<typeof startCohereSimulator>[0] = {}) {
+  const simulator: Simulator = await startCohereSimulator({ apiKeys: ["canary-key"], ...options });
+  const worker = createTestWorker(simulator.url, { keys: ["canary-key"], models: undefined }, { dialect: cohere });
+  running.push(simulator, worker);
+  return { simulator, worker };
+}
+
+const MODEL = "command-a-03-2025";
+const call = startTestCall();
+const text = (value: string) => ({ part: { $case: "text" as const, value } });
+const ask = (model: string, request: DeepPartial<CompletionRequest> = {}) =>
+  CompletionRequest.fromPartial({ model, messages: [{ role: Role.USER, content: [text("hello there")] }], ...request });
+const tools = [
+  { name: "weather", parametersJsonSchema: '{"type":"object","properties":{"city":{"type":"string"}}}' },
+  { name: "time" },
+];
+
+describe("a worker of Cohere", () => {
+  it("answers whole and in a stream, however slowly it comes", async () => {
+    const { worker } = await start();
+    const whole = await worker.complete(ask(MODEL), call);
+    expect(whole.choices[0]).toMatchObject({ message: { content: [text("You said: hello there")] } });
+    expect(whole.usage).toMatchObject({ inputTokens: 497, outputTokens: 4, cachedInputTokens: 448 });
+    for (const behaviour of ["", "@bytes", "@bytes,crlf"]) {
+      const streamed = await collect(worker.stream(ask(`${MODEL}${behaviour}`), call));
+      expect([streamed.text, streamed.error]).toEqual(["You said: hello there", undefined]);
+      expect(streamed.parts.at(-1)?.part?.value).toEqual(whole.usage);
+    }
+  });
+
+  it("goes through a loop of tool calls: a plan, the calls, and an answer whose sources are left out with a word", async () => {
+    const { worker } = await start();
+    const messages = [{ role: Role.USER, content: [text("call tools")] }];
+    const { choices } = await worker.complete(ask(MODEL, { messages, tools }), call);
+    expect(choices[0]?.finishReason).toBe(FinishReason.TOOL_CALLS);
+    const { content } = choices[0]!.message!;
+    expect(content[0]?.part?.$case).toBe("reasoning");
+    const calls = content.flatMap(({ part }) => (part?.$case === "toolCall" ? [part.value] : []));
+    expect(calls.map(({ name, argumentsJson }) => [name, argumentsJson])).toEqual([
+      ["weather", '{"city":"text"}'],
+      ["time", "{}"],
+    ]);
+    const results = calls.map(({ id, name }) => ({
+      role: Role.TOOL,
+      content: [{ part: { $case: "toolResult" as const, value: { toolCallId: id, name, content: [text("fine")] } } }],
+    }));
+    const again = [...messages, { role: Role.ASSISTANT, content }, ...results];
+    const streamed = await collect(worker.stream(ask(MODEL, { messages: again, tools }), call));
+    expect([streamed.text, streamed.error]).toEqual(["You said: call tools", undefined]);
+    const codes = streamed.parts.flatMap(({ part }) => (part?.$case === "warning" ? [part.value.code] : []));
+    expect(codes).toEqual(["CITATIONS_LEFT_OUT"]);
+  });
+
+  it("tells an error from an answer, wherever it stands", async () => {
+    const ended = async (behaviour: string, options?: Parameters<typeof start>[0]) => {
+      // A worker of its own, as it would rest after some of these.
+      const { worker } = await start(options);
+      const { error, parts } = await collect(worker.stream(ask(`${MODEL}@${behaviour}`), call));
+      return [kinds(parts).filter((kind) => kind === "text").length, error?.reason];
+    };
+    expect(await ended("error:2")).toEqual([2, "PROVIDER_ERROR"]);
+    expect(await ended("error:2,bytes")).toEqual([2, "PROVIDER_ERROR"]);
+    expect(await ended("end:2")).toEqual([2, "PROVIDER_STREAM_CUT"]);
+    expect(await ended("cut:2")).toEqual([2, "PROVIDER_STREAM_CUT"]);
+    expect(await ended("malformed:2")).toEqual([2, "PROVIDER_INVALID_ANSWER"]);
+    expect(await ended("status:429")).toEqual([0, "PROVIDER_RATE_LIMITED"]);
+    expect(await ended("tokens:2", { trialCalls: 0 })).toEqual([0, "PROVIDER_QUOTA_EXHAUSTED"]);
+    expect(await ended("status:498")).toEqual([0, "PROVIDER_REFUSED_KEY"]);
+    expect(await ended("status:503")).toEqual([0, "PROVIDER_OVERLOADED"]);
+  });
+
+  it("sends nothing that Cohere would refuse for its bounds", async () => {
+    const { worker } = await start();
+    const sampling = { topP: 1, topK: 1_000, frequencyPenalty: -2, presencePenalty: 2 };
+    const { warnings } = await worker.complete(ask(MODEL, { sampling }), call);
+    const named = warnings.map(({ parameter }) => parameter);
+    expect(named).toEqual(["top_p", "top_k", "frequency_penalty", "presence_penalty"]);
+  });
+
+  it("embeds, lists what it serves, and knows a key that is refused", async () => {
+    const { worker } = await start();
+    const request = EmbeddingRequest.fromPartial({ model: "embed-v4.0", inputs: ["a", "b"], dimensions: 4 });
+    expect((await worker.embed(request, call)).embeddings.map(({ values }) => values.length)).toEqual([4, 4]);
+    const served = (await worker.listModels(call)).map(({ id }) => id);
+    expect(served).toEqual([MODEL, "command-a-reasoning-08-2025", "embed-v4.0"]);
+    expect((await worker.checkHealth(call)).health).toBe(Health.AVAILABLE);
+    const other = await start({ apiKeys: ["another"] });
+    expect((await other.worker.checkHealth(call)).health).toBe(Health.UNAVAILABLE);
+    await expect(other.worker.complete(ask(MODEL), call)).rejects.toMatchObject({ reason: "PROVIDER_REFUSED_KEY" });
+  });
+});
