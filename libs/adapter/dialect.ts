@@ -13,7 +13,8 @@ import type {
   Warning,
 } from "../gen/cortex/llm/v1/llm.ts";
 import type { RpcError } from "../rpc/index.ts";
-import type { Headers, RateLimits } from "./rate-limits.ts";
+import type { RateLimits } from "./rate-limits.ts";
+import type { Headers } from "./waits.ts";
 
 /** An HTTP request to the provider, without its key. */
 export interface ProviderRequest {

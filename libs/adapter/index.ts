@@ -28,6 +28,7 @@ export { createProviderService, type ProviderService, type ProviderServiceChange
 export type { RateLimit, RateLimits } from "./rate-limits.ts";
 export type { WorkerSettings } from "./settings.ts";
 export { readTokenLogprobs } from "./token-logprobs.ts";
+export { boundedWaitMs, durationMs, type Headers, header, retryAfterMs, secondsMs, untilMs } from "./waits.ts";
 export {
   base64,
   dataUrl,

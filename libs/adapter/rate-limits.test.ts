@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { type Headers, readRateLimits } from "./rate-limits.ts";
+import { readRateLimits } from "./rate-limits.ts";
+import type { Headers } from "./waits.ts";
 
 /** As recorded from the providers. */
 const RECORDED: readonly [string, Headers, ReturnType<typeof readRateLimits>][] = [

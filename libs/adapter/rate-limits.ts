@@ -8,6 +8,7 @@
  * - OpenRouter, Together: `x-ratelimit-remaining`, `x-ratelimit-reset`, of requests;
  * - Cohere's trial keys: `x-trial-endpoint-call-remaining`.
  */
+import { durationMs, type Headers, untilMs } from "./waits.ts";
 
 /** One limit of a key. */
 export interface RateLimit {
@@ -21,9 +22,6 @@ export interface RateLimits {
   readonly requests?: RateLimit | undefined;
   readonly tokens?: RateLimit | undefined;
 }
-
-/** The headers of an answer, names in lower case. */
-export type Headers = Readonly<Record<string, string | string[] | undefined>>;
 
 const MINUTE_MS = 60_000;
 
@@ -66,8 +64,6 @@ function limit(text: string | string[], reset: () => number | undefined): RateLi
   return { remaining: Math.max(Math.floor(remaining), 0), resetMs: reset() };
 }
 
-const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
-const PART = /(\d+(?:\.\d+)?)(ms|[smhd])/y;
 const EPOCH_S = 1e9;
 const EPOCH_MS = 1e12;
 /** No provider's text of a duration or a moment is longer. */
@@ -84,22 +80,4 @@ function waitMs(headers: Headers, name: string): number | undefined {
   }
   if (text.includes("T")) return untilMs(headers, Date.parse(text));
   return durationMs(text);
-}
-
-/** Read by hand rather than with matchAll, as every answer has two of them. */
-function durationMs(text: string): number | undefined {
-  let sum = 0;
-  PART.lastIndex = 0;
-  while (PART.lastIndex < text.length) {
-    const part = PART.exec(text);
-    if (part === null) return undefined;
-    sum += Number(part[1]) * UNIT_MS[part[2]!]!;
-  }
-  return sum;
-}
-
-/** How far off a moment is, the provider's own clock tells. */
-function untilMs(headers: Headers, momentMs: number): number | undefined {
-  const nowMs = typeof headers["date"] === "string" ? Date.parse(headers["date"]) : Number.NaN;
-  return Number.isFinite(momentMs - nowMs) ? Math.max(momentMs - nowMs, 0) : undefined;
 }

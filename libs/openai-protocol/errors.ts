@@ -2,11 +2,18 @@
  * What the failures of OpenAI, and of the servers that speak like it, mean. Read from
  * https://platform.openai.com/docs/guides/error-codes and from what the compatible servers were seen to send.
  */
+import {
+  boundedWaitMs,
+  durationMs,
+  type Headers,
+  header,
+  isJson,
+  retryAfterMs,
+  secondsMs,
+  untilMs,
+} from "../adapter/index.ts";
 import { type Reason, RpcError } from "../rpc/index.ts";
 import type { ErrorRule, Server } from "./server.ts";
-
-/** The headers of an answer, names in lower case. */
-export type Headers = Readonly<Record<string, string | string[] | undefined>>;
 
 /** What all the shapes of error bodies have in common. */
 interface ProviderError {
@@ -21,8 +28,6 @@ const MESSAGE_CHARS_MAX = 500;
 const FIELD_CHARS_MAX = 200;
 /** As much of an error as is looked at, so that no text can keep the patterns below busy. */
 const READ_CHARS_MAX = 4096;
-/** A wait of more than a week is as good as never, and timers do not take it. */
-const WAIT_MS_MAX = 7 * 24 * 3600 * 1000;
 
 /** The error of an answer that is not 2xx. */
 export function fromError(status: number, headers: Headers, body: string, server: Server): RpcError {
@@ -35,7 +40,7 @@ export function fromError(status: number, headers: Headers, body: string, server
  */
 export function fromDisguisedError(value: unknown, server: Server): RpcError | undefined {
   const candidate = Array.isArray(value) ? value[0] : value;
-  if (!isObject(candidate)) return undefined;
+  if (!isJson(candidate)) return undefined;
   const nested = Boolean(candidate["error"]);
   const flat = candidate["object"] === "error" || (candidate["choices"] === undefined && isFlatError(candidate));
   if (!nested && !flat) return undefined;
@@ -88,23 +93,23 @@ function fromErrorValue(value: unknown): ProviderError {
   // Google's compatible endpoint sends its errors in an array of one.
   const outer = Array.isArray(value) ? value[0] : value;
   if (typeof outer === "string") return { message: outer, type: "", code: "", param: "" };
-  if (!isObject(outer)) return { message: "", type: "", code: "", param: "" };
+  if (!isJson(outer)) return { message: "", type: "", code: "", param: "" };
   const inner = outer["error"];
   // xAI: {"code":"invalid-argument","error":"Incorrect API key provided…"}
   if (typeof inner === "string") return { ...fromFields(outer), message: inner };
-  return fromFields(isObject(inner) ? inner : outer);
+  return fromFields(isJson(inner) ? inner : outer);
 }
 
 function fromFields(fields: Readonly<Record<string, unknown>>): ProviderError {
   const found = { type: word(fields["type"]), code: word(fields["code"]), param: word(fields["param"]) };
   const message = fields["message"];
   // Mistral and FastAPI: {"detail":"…"}, {"detail":[{"loc":["body","messages",0,"role"],"msg":"…"}]}, also in `message`.
-  const detail = isObject(message) ? message["detail"] : fields["detail"];
+  const detail = isJson(message) ? message["detail"] : fields["detail"];
   if (Array.isArray(detail)) return { ...found, ...fromDetails(detail) };
   if (typeof detail === "string") return { ...found, message: detail };
   // OpenRouter: "Provider returned error", and what the provider behind it said in metadata.raw.
   const metadata = fields["metadata"];
-  const raw = isObject(metadata) ? metadata["raw"] : undefined;
+  const raw = isJson(metadata) ? metadata["raw"] : undefined;
   const first = typeof message === "string" ? message : "";
   return { ...found, message: typeof raw === "string" && raw !== "" ? `${first}: ${rawMessage(raw)}` : first };
 }
@@ -117,7 +122,7 @@ function rawMessage(raw: string): string {
 
 /** Names the fields and what is wrong with them. Never `input`, which is what the client has sent. */
 function fromDetails(details: readonly unknown[]): Pick<ProviderError, "message" | "param"> {
-  const found = details.filter(isObject).map((detail) => {
+  const found = details.filter(isJson).map((detail) => {
     const path = Array.isArray(detail["loc"]) ? detail["loc"].filter((step) => step !== "body") : [];
     const field = path.reduce(
       (text: string, step: unknown) => (typeof step === "number" ? `${text}[${step}]` : `${text}.${step}`),
@@ -129,10 +134,6 @@ function fromDetails(details: readonly unknown[]): Pick<ProviderError, "message"
     message: found.map(({ field, message }) => (field === "" ? message : `${field}: ${message}`)).join("; "),
     param: found[0]?.field ?? "",
   };
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** Codes are strings with some servers and numbers with others. */
@@ -148,7 +149,7 @@ function word(value: unknown): string {
 function statusOf(outer: Readonly<Record<string, unknown>>, error: ProviderError): number {
   const inner = outer["error"];
   // OpenRouter and vLLM give the status as the code, Groq as status_code.
-  for (const given of [isObject(inner) ? inner["status_code"] : undefined, error.code]) {
+  for (const given of [isJson(inner) ? inner["status_code"] : undefined, error.code]) {
     const status = typeof given === "string" || typeof given === "number" ? Number(given) : Number.NaN;
     if (Number.isInteger(status) && status >= 400 && status <= 599) return status;
   }
@@ -305,17 +306,12 @@ function toWaitMs(
       ? (resetWaitMs(headers, error) ?? momentWaitMs(headers, server.resetAtMsHeader))
       : undefined;
   const waitMs = headerWaitMs(headers) ?? said() ?? reset();
-  return waitMs === undefined || waitMs < 0 ? undefined : Math.min(Math.ceil(waitMs), WAIT_MS_MAX);
+  return boundedWaitMs(waitMs);
 }
 
 function headerWaitMs(headers: Headers): number | undefined {
   const ms = Number.parseFloat(header(headers, "retry-after-ms"));
-  if (Number.isFinite(ms)) return ms;
-  const value = header(headers, "retry-after");
-  if (/^\s*\d+(\.\d+)?\s*$/.test(value)) return Number(value) * 1000;
-  // A date: how far off it is, the provider's own clock tells.
-  const waitMs = Date.parse(value) - Date.parse(header(headers, "date"));
-  return Number.isFinite(waitMs) ? Math.max(waitMs, 0) : undefined;
+  return Number.isFinite(ms) ? ms : retryAfterMs(headers);
 }
 
 /** "Please try again in 8.764s", "… in 350ms", "… in 1m30s". */
@@ -331,32 +327,15 @@ function resetWaitMs(headers: Headers, error: ProviderError): number | undefined
   const hit = ["requests", "tokens"].filter(
     (limit) => error.type === limit || header(headers, `x-ratelimit-remaining-${limit}`) === "0",
   );
-  const waits = hit.map((limit) => durationMs(header(headers, `x-ratelimit-reset-${limit}`)) ?? 0);
+  const waits = hit.map((limit) => {
+    const reset = header(headers, `x-ratelimit-reset-${limit}`);
+    return secondsMs(reset) ?? durationMs(reset) ?? 0;
+  });
   const waitMs = Math.max(0, ...waits);
   return waitMs > 0 ? waitMs : undefined;
 }
 
-/** How far off the moment is, the provider's own clock tells. */
+/** How far off the moment in a header is, in milliseconds since the Unix epoch. */
 function momentWaitMs(headers: Headers, name: string | undefined): number | undefined {
-  if (name === undefined) return undefined;
-  const waitMs = Number.parseInt(header(headers, name), 10) - Date.parse(header(headers, "date"));
-  return Number.isFinite(waitMs) ? Math.max(waitMs, 0) : undefined;
-}
-
-const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
-
-/** A duration as Go writes it, `6m0s`, or bare seconds. */
-function durationMs(text: string): number | undefined {
-  if (/^\d+(\.\d+)?$/.test(text)) return Number(text) * 1000;
-  if (!/^(\d+(\.\d+)?(ms|d|h|m|s))+$/i.test(text)) return undefined;
-  let sum = 0;
-  for (const [, count, unit] of text.toLowerCase().matchAll(/(\d+(?:\.\d+)?)(ms|d|h|m|s)/g)) {
-    sum += Number(count) * (UNIT_MS[unit ?? ""] ?? 0);
-  }
-  return sum;
-}
-
-function header(headers: Headers, name: string): string {
-  const value = headers[name];
-  return (Array.isArray(value) ? value[0] : value) ?? "";
+  return name === undefined ? undefined : untilMs(headers, Number.parseInt(header(headers, name), 10));
 }

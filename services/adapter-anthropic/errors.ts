@@ -1,15 +1,19 @@
 /** What Anthropic's failures mean: https://platform.claude.com/docs/en/api/errors */
+import {
+  boundedWaitMs,
+  type Headers,
+  header,
+  isJson,
+  retryAfterMs,
+  textOf,
+  untilMs,
+} from "../../libs/adapter/index.ts";
 import { type Reason, RpcError } from "../../libs/rpc/index.ts";
-
-/** The headers of an answer, names in lower case. */
-type Headers = Readonly<Record<string, string | string[] | undefined>>;
 
 /** As much of a message as is looked at, and as is passed on. */
 const READ_CHARS_MAX = 4096;
 const MESSAGE_CHARS_MAX = 500;
 const FIELD_CHARS_MAX = 200;
-/** A wait of more than a week is as good as never. */
-const WAIT_MS_MAX = 7 * 24 * 3600 * 1000;
 
 /** What an error body says. */
 interface ProviderError {
@@ -24,8 +28,7 @@ export function fromError(status: number, headers: Headers, body: string): RpcEr
 
 /** The error in a stream, or in a 200: `{"type":"error","error":{…}}`. Undefined when `value` is none. */
 export function fromDisguisedError(value: unknown): RpcError | undefined {
-  if (!isObject(value) || !value["error"] || (value["type"] !== "error" && value["type"] !== undefined))
-    return undefined;
+  if (!isJson(value) || !value["error"] || (value["type"] !== "error" && value["type"] !== undefined)) return undefined;
   const error = fromValue(value);
   return toRpcError(STATUSES[error.type] ?? 500, {}, error);
 }
@@ -57,18 +60,10 @@ function fromText(body: string): ProviderError {
 }
 
 function fromValue(value: unknown): ProviderError {
-  const error = isObject(value) ? value["error"] : undefined;
+  const error = isJson(value) ? value["error"] : undefined;
   if (typeof error === "string") return { type: "", message: error.slice(0, READ_CHARS_MAX) };
-  if (!isObject(error)) return { type: "", message: "" };
+  if (!isJson(error)) return { type: "", message: "" };
   return { type: textOf(error["type"]), message: textOf(error["message"]).slice(0, READ_CHARS_MAX) };
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function textOf(value: unknown): string {
-  return typeof value === "string" ? value : "";
 }
 
 function toRpcError(status: number, headers: Headers, error: ProviderError): RpcError {
@@ -183,33 +178,19 @@ function toWaitMs(status: number, headers: Headers, reason: Reason): number | un
   const counts = status === 408 || status === 409 || status === 429 || status >= 500;
   if (!counts || reason === "PROVIDER_REQUEST_TOO_LARGE") return undefined;
   const waitMs = headerMs(headers) ?? (reason === "PROVIDER_RATE_LIMITED" ? resetMs(headers) : undefined);
-  return waitMs === undefined || waitMs < 0 ? undefined : Math.min(Math.ceil(waitMs), WAIT_MS_MAX);
+  return boundedWaitMs(waitMs);
 }
 
 function headerMs(headers: Headers): number | undefined {
   const ms = header(headers, "retry-after-ms");
-  if (/^\s*\d+(\.\d+)?\s*$/.test(ms)) return Number(ms);
-  const value = header(headers, "retry-after");
-  if (/^\s*\d+(\.\d+)?\s*$/.test(value)) return Number(value) * 1000;
-  return untilMs(value, headers);
+  return /^\s*\d+(\.\d+)?\s*$/.test(ms) ? Number(ms) : retryAfterMs(headers);
 }
 
 /** The limits of which nothing remains: https://platform.claude.com/docs/en/api/rate-limits#response-headers */
 function resetMs(headers: Headers): number | undefined {
   const waits = ["requests", "tokens", "input-tokens", "output-tokens"]
     .filter((limit) => header(headers, `anthropic-ratelimit-${limit}-remaining`) === "0")
-    .map((limit) => untilMs(header(headers, `anthropic-ratelimit-${limit}-reset`), headers))
+    .map((limit) => untilMs(headers, Date.parse(header(headers, `anthropic-ratelimit-${limit}-reset`))))
     .filter((wait) => wait !== undefined);
   return waits.length === 0 ? undefined : Math.max(...waits);
-}
-
-/** How far off a moment is, by the provider's own clock. */
-function untilMs(moment: string, headers: Headers): number | undefined {
-  const waitMs = Date.parse(moment) - Date.parse(header(headers, "date"));
-  return Number.isFinite(waitMs) ? Math.max(waitMs, 0) : undefined;
-}
-
-function header(headers: Headers, name: string): string {
-  const value = headers[name];
-  return (Array.isArray(value) ? value[0] : value) ?? "";
 }

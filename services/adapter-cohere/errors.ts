@@ -1,14 +1,10 @@
 /** What Cohere's failures mean: https://docs.cohere.com/reference/errors. All it gives is a status and a sentence. */
+import { boundedWaitMs, type Headers, header, retryAfterMs, untilMs } from "../../libs/adapter/index.ts";
 import { type Reason, RpcError } from "../../libs/rpc/index.ts";
-
-/** The headers of an answer, names in lower case. */
-type Headers = Readonly<Record<string, string | string[] | undefined>>;
 
 /** As much of a message as is looked at, and as is passed on. */
 const READ_CHARS_MAX = 4096;
 const MESSAGE_CHARS_MAX = 500;
-/** A wait of more than a week is as good as never. */
-const WAIT_MS_MAX = 7 * 24 * 3600 * 1000;
 
 /** The error of an answer that is not 2xx. */
 export function fromError(status: number, headers: Headers, body: string): RpcError {
@@ -151,19 +147,7 @@ function toReason(status: number, message: string): Reason {
 /** Cohere was not seen to send a wait; its own SDK looks for these headers. */
 function toWaitMs(status: number, headers: Headers): number | undefined {
   if (status !== 408 && status !== 409 && status !== 429 && status < 500) return undefined;
-  const value = header(headers, "retry-after");
-  // A moment: how far off it is, the provider's own clock tells.
-  const nowMs = Date.parse(header(headers, "date"));
   const reset = header(headers, "x-ratelimit-reset");
-  const waits = [
-    /^\s*\d+(\.\d+)?\s*$/.test(value) ? Number(value) * 1000 : Math.max(Date.parse(value) - nowMs, 0),
-    /^\s*\d+\s*$/.test(reset) ? Math.max(Number(reset) * 1000 - nowMs, 0) : Number.NaN,
-  ];
-  const waitMs = waits.find(Number.isFinite);
-  return waitMs === undefined ? undefined : Math.min(Math.ceil(waitMs), WAIT_MS_MAX);
-}
-
-function header(headers: Headers, name: string): string {
-  const value = headers[name];
-  return (Array.isArray(value) ? value[0] : value) ?? "";
+  const resetMs = /^\s*\d+\s*$/.test(reset) ? untilMs(headers, Number(reset) * 1000) : undefined;
+  return boundedWaitMs(retryAfterMs(headers) ?? resetMs);
 }

@@ -1,16 +1,12 @@
 /** What Gemini's failures mean: https://ai.google.dev/gemini-api/docs/troubleshooting, https://cloud.google.com/apis/design/errors */
+import { boundedWaitMs, durationMs, type Headers, isJson, retryAfterMs, textOf } from "../../libs/adapter/index.ts";
 import { type Reason, RpcError } from "../../libs/rpc/index.ts";
-
-/** The headers of an answer, names in lower case. */
-type Headers = Readonly<Record<string, string | string[] | undefined>>;
 
 /** As much of a message as is looked at, and as is passed on. */
 const READ_CHARS_MAX = 4096;
 const MESSAGE_CHARS_MAX = 500;
 const FIELD_CHARS_MAX = 200;
 const DETAILS_MAX = 100;
-/** A wait of more than a week is as good as never. */
-const WAIT_MS_MAX = 7 * 24 * 3600 * 1000;
 
 /** A google.rpc.Status, as far as it matters here. */
 interface Status {
@@ -35,7 +31,7 @@ export function fromError(status: number, headers: Headers, body: string): RpcEr
 /** The error in what looked like an answer: `{"error":{…}}`, or that in an array. Undefined when `value` is none. */
 export function fromDisguisedError(value: unknown): RpcError | undefined {
   const outer = Array.isArray(value) ? value[0] : value;
-  if (!isObject(outer) || !outer["error"]) return undefined;
+  if (!isJson(outer) || !outer["error"]) return undefined;
   const error = fromValue(outer);
   return toRpcError(codeOf(outer["error"], error.status), {}, error);
 }
@@ -55,14 +51,14 @@ const EMPTY: Status = { message: "", status: "", reason: "", retryDelay: "", fie
 
 function fromValue(value: unknown): Status {
   const outer = Array.isArray(value) ? value[0] : value;
-  const error = isObject(outer) ? outer["error"] : undefined;
+  const error = isJson(outer) ? outer["error"] : undefined;
   if (typeof error === "string") return { ...EMPTY, message: error.slice(0, READ_CHARS_MAX) };
-  if (!isObject(error)) return EMPTY;
+  if (!isJson(error)) return EMPTY;
   const listed = Array.isArray(error["details"]) ? error["details"].slice(0, DETAILS_MAX) : [];
-  const details = listed.filter(isObject);
+  const details = listed.filter(isJson);
   const textIn = (name: string) => details.map((detail) => textOf(detail[name])).find((text) => text !== "") ?? "";
   const lists = (name: string) =>
-    details.flatMap((detail) => (Array.isArray(detail[name]) ? detail[name].filter(isObject) : []));
+    details.flatMap((detail) => (Array.isArray(detail[name]) ? detail[name].filter(isJson) : []));
   return {
     message: textOf(error["message"]).slice(0, READ_CHARS_MAX),
     status: textOf(error["status"]),
@@ -76,14 +72,6 @@ function fromValue(value: unknown): Status {
 /** "* GenerateContentRequest.contents: contents is not specified", "Invalid value at 'generation_config.top_k' (TYPE_INT32)" */
 function fieldIn(message: string): string {
   return /(?:\w+Request\.|at ')([a-z][\w.[\]]*)/i.exec(message.slice(0, READ_CHARS_MAX))?.[1] ?? "";
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function textOf(value: unknown): string {
-  return typeof value === "string" ? value : "";
 }
 
 /** https://cloud.google.com/apis/design/errors#handling_errors */
@@ -103,7 +91,7 @@ const CODES: Readonly<Record<string, number>> = {
 
 /** The HTTP status that an error inside a 200 would have had. */
 function codeOf(error: unknown, status: string): number {
-  const code = isObject(error) ? error["code"] : undefined;
+  const code = isJson(error) ? error["code"] : undefined;
   if (typeof code === "number" && code >= 400 && code <= 599) return code;
   return CODES[status] ?? 500;
 }
@@ -235,36 +223,8 @@ function withoutSecrets(message: string): string {
 /** There is no retry-after header, though a proxy may add one. Details and message both tell; one of them is rounded down. */
 function toWaitMs(headers: Headers, error: Status): number | undefined {
   const said = /retry in ((?:\d+(?:\.\d+)?(?:ms|h|m|s))+)/i.exec(error.message)?.[1] ?? "";
-  const waits = [durationMs(error.retryDelay), durationMs(said), headerMs(headers)].filter(
+  const waits = [durationMs(error.retryDelay), durationMs(said), retryAfterMs(headers)].filter(
     (wait) => wait !== undefined,
   );
-  return waits.length === 0 ? undefined : Math.min(Math.ceil(Math.max(...waits)), WAIT_MS_MAX);
-}
-
-const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
-
-/** "48s", "34.4s", "1h2m3.5s", "350ms" */
-function durationMs(text: string): number | undefined {
-  if (!/^(\d+(\.\d+)?(ms|h|m|s))+$/i.test(text.slice(0, 60))) return undefined;
-  let sum = 0;
-  for (const [, count, unit] of text
-    .slice(0, 60)
-    .toLowerCase()
-    .matchAll(/(\d+(?:\.\d+)?)(ms|h|m|s)/g)) {
-    sum += Number(count) * (UNIT_MS[unit ?? ""] ?? 0);
-  }
-  return sum;
-}
-
-function headerMs(headers: Headers): number | undefined {
-  const value = header(headers, "retry-after");
-  if (/^\s*\d+(\.\d+)?\s*$/.test(value)) return Number(value) * 1000;
-  // A date: how far off it is, the provider's own clock tells.
-  const waitMs = Date.parse(value) - Date.parse(header(headers, "date"));
-  return Number.isFinite(waitMs) ? Math.max(waitMs, 0) : undefined;
-}
-
-function header(headers: Headers, name: string): string {
-  const value = headers[name];
-  return (Array.isArray(value) ? value[0] : value) ?? "";
+  return waits.length === 0 ? undefined : boundedWaitMs(Math.max(...waits));
 }

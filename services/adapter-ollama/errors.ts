@@ -1,13 +1,9 @@
 /** What Ollama's failures mean: https://docs.ollama.com/api/errors. All it gives is a status and a sentence. */
+import { boundedWaitMs, type Headers, retryAfterMs } from "../../libs/adapter/index.ts";
 import { type Reason, RpcError } from "../../libs/rpc/index.ts";
-
-/** The headers of an answer, names in lower case. */
-export type Headers = Readonly<Record<string, string | string[] | undefined>>;
 
 /** Longer messages are cut. */
 const MESSAGE_CHARS_MAX = 500;
-/** A wait of more than a week is as good as never. */
-const WAIT_MS_MAX = 7 * 24 * 3600 * 1000;
 
 /** The error of an answer that is not 2xx. */
 export function fromError(status: number, headers: Headers, body: string): RpcError {
@@ -109,15 +105,5 @@ function toReason(status: number, text: string): Reason {
 /** Ollama itself sends no wait; its cloud and proxies may. */
 function toWaitMs(status: number, headers: Headers): number | undefined {
   if (status !== 408 && status !== 409 && status !== 429 && status < 500) return undefined;
-  const value = header(headers, "retry-after");
-  // A date: how far off it is, the provider's own clock tells.
-  const waitMs = /^\s*\d+(\.\d+)?\s*$/.test(value)
-    ? Number(value) * 1000
-    : Math.max(Date.parse(value) - Date.parse(header(headers, "date")), 0);
-  return Number.isFinite(waitMs) ? Math.min(Math.ceil(waitMs), WAIT_MS_MAX) : undefined;
-}
-
-function header(headers: Headers, name: string): string {
-  const value = headers[name];
-  return (Array.isArray(value) ? value[0] : value) ?? "";
+  return boundedWaitMs(retryAfterMs(headers));
 }
