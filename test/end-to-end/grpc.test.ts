@@ -186,9 +186,11 @@ describe.each(SHAPES)("a gRPC client that knows only the address, with %s", (sha
     expect(await check("cortex.nope.v1.Nope")).toBe("NOT_FOUND");
 
     simulator.behave("tokens:200,tokenMs:20");
+    const next = simulator.generations.length;
     const router = await clientOf(grpc, "cortex.router.v1.RouterService");
     const running = stream(router, request("gpt-4o"), metadataOf({ authorization: `Bearer ${KEY}` }));
-    await expect.poll(() => simulator.generations.at(-1)?.tokensSent ?? 0).toBeGreaterThan(2);
+    const generation = await simulator.generation(next);
+    await expect.poll(() => generation.tokensSent).toBeGreaterThan(2);
     mesh.node(node).kill("SIGTERM");
     await expect.poll(() => check("")).not.toBe("SERVING");
     const heard = await running;

@@ -195,7 +195,7 @@ describe("our adapter against the simulated Groq", () => {
     await using worker = createTestWorker(simulator.url, SETTINGS, { dialect: groqDialect(SETTINGS) });
     const ask = (words: number) => worker.complete(request("word ".repeat(words)), startTestCall());
     await ask(8);
-    await expect(ask(7)).rejects.toMatchObject({ reason: "PROVIDER_RATE_LIMITED", retryAfterMs: 30_000 });
     await expect(ask(11)).rejects.toMatchObject({ reason: "PROVIDER_REQUEST_TOO_LARGE" });
+    await expect(ask(7)).rejects.toMatchObject({ reason: "PROVIDER_RATE_LIMITED", retryAfterMs: 30_000 });
   });
 });
