@@ -25,6 +25,7 @@ export {
 } from "./json.ts";
 export type { KeyChange } from "./keys.ts";
 export { createProviderService, type ProviderService, type ProviderServiceChange } from "./provider-service.ts";
+export { failureMessage, oneLine, pageText, READ_CHARS_MAX, shortened } from "./provider-words.ts";
 export type { RateLimit, RateLimits } from "./rate-limits.ts";
 export type { WorkerSettings } from "./settings.ts";
 export { readTokenLogprobs } from "./token-logprobs.ts";

@@ -5,9 +5,13 @@
 import {
   boundedWaitMs,
   durationMs,
+  failureMessage,
   type Headers,
   header,
   isJson,
+  oneLine,
+  pageText,
+  READ_CHARS_MAX,
   retryAfterMs,
   secondsMs,
   untilMs,
@@ -23,11 +27,7 @@ interface ProviderError {
   readonly param: string;
 }
 
-/** Longer messages are cut: some servers repeat the request in them. */
-const MESSAGE_CHARS_MAX = 500;
 const FIELD_CHARS_MAX = 200;
-/** As much of an error as is looked at, so that no text can keep the patterns below busy. */
-const READ_CHARS_MAX = 4096;
 
 /** The error of an answer that is not 2xx. */
 export function fromError(status: number, headers: Headers, body: string, server: Server): RpcError {
@@ -58,9 +58,9 @@ function toRpcError(status: number, headers: Headers, found: ProviderError, serv
   const error = { ...found, message: found.message.slice(0, READ_CHARS_MAX) };
   const own = findRule(status, error, server);
   const reason = own?.reason ?? toReason(status, error);
-  const message = toMessage(status, error, reason);
+  const said = withoutSecrets(oneLine(error.message), reason === "PROVIDER_REFUSED_KEY");
   const field = error.param || (own?.message?.exec(error.message)?.groups?.["field"] ?? own?.field);
-  return new RpcError(reason, message, {
+  return new RpcError(reason, failureMessage(status, said, reason, error.code), {
     field: field && toField(field),
     retryAfterMs: toWaitMs(status, headers, error, reason, server),
   });
@@ -81,11 +81,7 @@ function fromErrorText(body: string): ProviderError {
   try {
     return fromErrorValue(JSON.parse(body));
   } catch {
-    // A proxy's page, or nothing at all. The title of a page says most of what it has to say.
-    const start = body.slice(0, READ_CHARS_MAX);
-    const title = /<title[^>]*>([^<]*)<\/title>/i.exec(start)?.[1];
-    const message = title ?? (/<[a-z!]/i.test(start) ? "" : start);
-    return { message, type: "", code: "", param: "" };
+    return { message: pageText(body), type: "", code: "", param: "" };
   }
 }
 
@@ -254,15 +250,6 @@ function toRequestReason(status: number, kind: string, error: ProviderError): Re
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What may be said
-
-function toMessage(status: number, error: ProviderError, reason: Reason): string {
-  const said = error.message.replace(/\s+/g, " ").trim();
-  if (said === "") return `the provider answered ${status}${error.code === "" ? "" : ` (${error.code})`}`;
-  const safe = withoutSecrets(said, reason === "PROVIDER_REFUSED_KEY");
-  // "Not Found" alone would not say who has not found what.
-  const clean = reason === "PROVIDER_INVALID_ANSWER" ? `the provider answered ${status}: ${safe}` : safe;
-  return clean.length > MESSAGE_CHARS_MAX ? `${clean.slice(0, MESSAGE_CHARS_MAX).toWellFormed()}…` : clean;
-}
 
 /**
  * Takes out what looks like a key or names the operator's account. About a key, every word that could be one goes: some

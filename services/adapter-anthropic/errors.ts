@@ -1,18 +1,18 @@
 /** What Anthropic's failures mean: https://platform.claude.com/docs/en/api/errors */
 import {
   boundedWaitMs,
+  failureMessage,
   type Headers,
   header,
   isJson,
+  pageText,
+  READ_CHARS_MAX,
   retryAfterMs,
   textOf,
   untilMs,
 } from "../../libs/adapter/index.ts";
 import { type Reason, RpcError } from "../../libs/rpc/index.ts";
 
-/** As much of a message as is looked at, and as is passed on. */
-const READ_CHARS_MAX = 4096;
-const MESSAGE_CHARS_MAX = 500;
 const FIELD_CHARS_MAX = 200;
 
 /** What an error body says. */
@@ -52,10 +52,7 @@ function fromText(body: string): ProviderError {
   try {
     return fromValue(JSON.parse(body));
   } catch {
-    // A page of the front end or of a proxy. Its title says most of what it has to say.
-    const start = body.slice(0, READ_CHARS_MAX);
-    const title = /<title[^>]*>([^<]*)<\/title>/i.exec(start)?.[1];
-    return { type: "", message: title ?? (/<[a-z!]/i.test(start) ? "" : start) };
+    return { type: "", message: pageText(body) };
   }
 }
 
@@ -70,7 +67,8 @@ function toRpcError(status: number, headers: Headers, error: ProviderError): Rpc
   const reason = toReason(status, error);
   const named = reason === "INVALID_REQUEST" || reason === "UNSUPPORTED_PARAMETER";
   const field = named ? toField(error.message) : undefined;
-  return new RpcError(reason, toMessage(status, error, reason), {
+  const said = withoutSecrets(error.message);
+  return new RpcError(reason, failureMessage(status, said, reason, error.type.slice(0, 60)), {
     field,
     retryAfterMs: toWaitMs(status, headers, reason),
   });
@@ -153,14 +151,6 @@ function toField(message: string): string | undefined {
   if (path === undefined) return WORDS.find(([pattern]) => pattern.test(message))?.[1];
   const known = FIELDS.find(([pattern]) => pattern.test(path))?.[1];
   return known ?? path.replace(/\.(\d+)/g, "[$1]");
-}
-
-function toMessage(status: number, error: ProviderError, reason: Reason): string {
-  const said = withoutSecrets(error.message).replace(/\s+/g, " ").trim();
-  if (said === "") return `the provider answered ${status}${error.type === "" ? "" : ` (${error.type.slice(0, 60)})`}`;
-  // "Not found" alone would not say who has not found what.
-  const clear = reason === "PROVIDER_INVALID_ANSWER" ? `the provider answered ${status}: ${said}` : said;
-  return clear.length > MESSAGE_CHARS_MAX ? `${clear.slice(0, MESSAGE_CHARS_MAX).toWellFormed()}…` : clear;
 }
 
 /** Keys, and the names of the operator's organization: "… rate limit of 50 requests per minute (org: 0f1e2d3c-…)". */

@@ -1,19 +1,24 @@
 /** What Cohere's failures mean: https://docs.cohere.com/reference/errors. All it gives is a status and a sentence. */
-import { boundedWaitMs, type Headers, header, retryAfterMs, untilMs } from "../../libs/adapter/index.ts";
+import {
+  boundedWaitMs,
+  failureMessage,
+  type Headers,
+  header,
+  oneLine,
+  pageText,
+  READ_CHARS_MAX,
+  retryAfterMs,
+  shortened,
+  untilMs,
+} from "../../libs/adapter/index.ts";
 import { type Reason, RpcError } from "../../libs/rpc/index.ts";
-
-/** As much of a message as is looked at, and as is passed on. */
-const READ_CHARS_MAX = 4096;
-const MESSAGE_CHARS_MAX = 500;
 
 /** The error of an answer that is not 2xx. */
 export function fromError(status: number, headers: Headers, body: string): RpcError {
   const message = fromErrorText(body);
-  const failure = toFailure(status, message);
-  // "not found" alone would not say who has not found what.
-  const alone = message !== "" && failure.reason !== "PROVIDER_INVALID_ANSWER";
-  const said = alone ? message : `the provider answered ${status}${message === "" ? "" : `: ${message}`}`;
-  return toRpcError(failure, said, toWaitMs(status, headers));
+  const { reason, field } = toFailure(status, message);
+  const said = failureMessage(status, withoutSecrets(oneLine(message)), reason);
+  return new RpcError(reason, said, { field, retryAfterMs: toWaitMs(status, headers) });
 }
 
 /** The error in a 200 or in an event: `{"message":"…"}`, where an answer has an object. Undefined when `value` is none. */
@@ -25,7 +30,8 @@ export function fromDisguisedError(value: unknown): RpcError | undefined {
 /** An error that came without a status. */
 export function fromErrorMessage(message: string): RpcError {
   const text = message.slice(0, READ_CHARS_MAX);
-  return toRpcError(toFailure(statusOf(text), text), text, undefined);
+  const { reason, field } = toFailure(statusOf(text), text);
+  return new RpcError(reason, shortened(withoutSecrets(oneLine(text))), { field });
 }
 
 interface Failure {
@@ -33,15 +39,9 @@ interface Failure {
   readonly field?: string | undefined;
 }
 
-function toRpcError({ reason, field }: Failure, message: string, retryAfterMs: number | undefined): RpcError {
-  const said = message
-    .replace(/\s+/g, " ")
-    .trim()
-    // Keys have 40 letters and digits. Cohere does not repeat them, but what stands between may.
-    .replace(/\b[A-Za-z0-9]{32,}\b/g, "[redacted]")
-    .replace(/\bBearer\s+\S+/gi, "Bearer [redacted]");
-  const short = said.length > MESSAGE_CHARS_MAX ? `${said.slice(0, MESSAGE_CHARS_MAX).toWellFormed()}…` : said;
-  return new RpcError(reason, short, { field, retryAfterMs });
+/** Keys have 40 letters and digits. Cohere does not repeat them, but what stands between may. */
+function withoutSecrets(message: string): string {
+  return message.replace(/\b[A-Za-z0-9]{32,}\b/g, "[redacted]").replace(/\bBearer\s+\S+/gi, "Bearer [redacted]");
 }
 
 function fromErrorText(body: string): string {
@@ -49,10 +49,7 @@ function fromErrorText(body: string): string {
     const value: unknown = JSON.parse(body);
     return (messageOf(value) ?? "").slice(0, READ_CHARS_MAX);
   } catch {
-    // A proxy's page, or plain text. The title of a page says most of what it has to say.
-    const start = body.slice(0, READ_CHARS_MAX);
-    const title = /<title[^>]*>([^<]*)<\/title>/i.exec(start)?.[1];
-    return (title ?? (/<[a-z!]/i.test(start) ? "" : start)).trim();
+    return pageText(body).trim();
   }
 }
 

@@ -1,10 +1,17 @@
 /** What Gemini's failures mean: https://ai.google.dev/gemini-api/docs/troubleshooting, https://cloud.google.com/apis/design/errors */
-import { boundedWaitMs, durationMs, type Headers, isJson, retryAfterMs, textOf } from "../../libs/adapter/index.ts";
+import {
+  boundedWaitMs,
+  durationMs,
+  failureMessage,
+  type Headers,
+  isJson,
+  pageText,
+  READ_CHARS_MAX,
+  retryAfterMs,
+  textOf,
+} from "../../libs/adapter/index.ts";
 import { type Reason, RpcError } from "../../libs/rpc/index.ts";
 
-/** As much of a message as is looked at, and as is passed on. */
-const READ_CHARS_MAX = 4096;
-const MESSAGE_CHARS_MAX = 500;
 const FIELD_CHARS_MAX = 200;
 const DETAILS_MAX = 100;
 
@@ -40,10 +47,7 @@ function fromText(body: string): Status {
   try {
     return fromValue(JSON.parse(body));
   } catch {
-    // A page of Google's front end or of a proxy. Its title says most of what it has to say.
-    const start = body.slice(0, READ_CHARS_MAX);
-    const title = /<title[^>]*>([^<]*)<\/title>/i.exec(start)?.[1];
-    return { ...EMPTY, message: title ?? (/<[a-z!]/i.test(start) ? "" : start) };
+    return { ...EMPTY, message: pageText(body) };
   }
 }
 
@@ -102,7 +106,10 @@ function toRpcError(status: number, headers: Headers, error: Status): RpcError {
   const field = reason === "UNSUPPORTED_PARAMETER" ? unsupported?.[1] : toField(error.field);
   const counts = reason === "PROVIDER_RATE_LIMITED" || status >= 500;
   const retryAfterMs = counts ? toWaitMs(headers, error) : undefined;
-  return new RpcError(reason, toMessage(status, error, reason), { field, retryAfterMs });
+  return new RpcError(reason, failureMessage(status, withoutSecrets(error.message), reason, error.status), {
+    field,
+    retryAfterMs,
+  });
 }
 
 /** What a model lacks, in the words of Gemini, and what it is called in OpenAI's. Another worker's model may have it. */
@@ -202,14 +209,6 @@ function toField(field: string): string | undefined {
     if (known !== undefined) return known;
   }
   return field.slice(0, FIELD_CHARS_MAX);
-}
-
-function toMessage(status: number, error: Status, reason: Reason): string {
-  const said = withoutSecrets(error.message).replace(/\s+/g, " ").trim();
-  if (said === "") return `the provider answered ${status}${error.status === "" ? "" : ` (${error.status})`}`;
-  // "Not Found" alone would not say who has not found what.
-  const clear = reason === "PROVIDER_INVALID_ANSWER" ? `the provider answered ${status}: ${said}` : said;
-  return clear.length > MESSAGE_CHARS_MAX ? `${clear.slice(0, MESSAGE_CHARS_MAX).toWellFormed()}…` : clear;
 }
 
 /** "Permission denied: Consumer 'api_key:AIza…' has been suspended.", "… has not been used in project 123456789 before" */

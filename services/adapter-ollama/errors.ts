@@ -1,36 +1,36 @@
 /** What Ollama's failures mean: https://docs.ollama.com/api/errors. All it gives is a status and a sentence. */
-import { boundedWaitMs, type Headers, retryAfterMs } from "../../libs/adapter/index.ts";
+import {
+  boundedWaitMs,
+  failureMessage,
+  type Headers,
+  oneLine,
+  retryAfterMs,
+  shortened,
+} from "../../libs/adapter/index.ts";
 import { type Reason, RpcError } from "../../libs/rpc/index.ts";
 
-/** Longer messages are cut. */
-const MESSAGE_CHARS_MAX = 500;
+/** As much of a message as is looked at. */
+const READ_CHARS_MAX = 500;
 
 /** The error of an answer that is not 2xx. */
 export function fromError(status: number, headers: Headers, body: string): RpcError {
   const message = fromErrorText(body);
-  const failure = toFailure(status, message);
-  // "404 page not found" alone would not say who has not found what.
-  const alone = message !== "" && failure.reason !== "PROVIDER_INVALID_ANSWER";
-  const said = alone ? message : `the provider answered ${status}${message === "" ? "" : `: ${message}`}`;
-  return toRpcError(failure, said, toWaitMs(status, headers));
+  const { reason, field } = toFailure(status, message);
+  const said = failureMessage(status, message, reason);
+  return new RpcError(reason, said, { field, retryAfterMs: toWaitMs(status, headers) });
 }
 
 /** The error in a line of a stream, or in a 200: `{"error":"…"}`. Undefined when `value` is none. */
 export function fromDisguisedError(value: unknown): RpcError | undefined {
   const message = errorOf(value);
   if (message === undefined) return undefined;
-  return toRpcError(toFailure(500, message), message, undefined);
+  const { reason, field } = toFailure(500, message);
+  return new RpcError(reason, shortened(oneLine(message)), { field });
 }
 
 interface Failure {
   readonly reason: Reason;
-  readonly field?: string;
-}
-
-function toRpcError({ reason, field }: Failure, message: string, retryAfterMs: number | undefined): RpcError {
-  const said = message.replace(/\s+/g, " ").trim();
-  const short = said.length > MESSAGE_CHARS_MAX ? `${said.slice(0, MESSAGE_CHARS_MAX).toWellFormed()}…` : said;
-  return new RpcError(reason, short, { field, retryAfterMs });
+  readonly field?: string | undefined;
 }
 
 function fromErrorText(body: string): string {
@@ -38,7 +38,7 @@ function fromErrorText(body: string): string {
     return errorOf(JSON.parse(body)) ?? "";
   } catch {
     // A proxy's page, or plain text: "404 page not found" from Ollama's own router.
-    return /<[a-z!]/i.test(body) ? "" : body.slice(0, MESSAGE_CHARS_MAX + 1).trim();
+    return /<[a-z!]/i.test(body) ? "" : body.slice(0, READ_CHARS_MAX + 1).trim();
   }
 }
 
@@ -60,7 +60,7 @@ const CAPABILITY_FIELDS: Readonly<Record<string, string>> = {
 };
 
 function toFailure(status: number, message: string): Failure {
-  const text = message.slice(0, MESSAGE_CHARS_MAX);
+  const text = message.slice(0, READ_CHARS_MAX);
   const capability = /does not support (\w+)/i.exec(text)?.[1];
   // A model that can't do it: another worker's may.
   if (capability !== undefined) {
