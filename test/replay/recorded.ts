@@ -129,7 +129,7 @@ function look(document: unknown, found: Recorded): void {
     set("anthropic");
     lookAnthropic(value, type, found);
   } else if ("response" in value && "done" in value) set("other", "Ollama's generate");
-  else if (typeof value["message"] === "string" && !("models" in value)) {
+  else if ((typeof value["message"] === "string" || "detail" in value) && !("models" in value)) {
     found.failed = true;
     set("error");
   }
@@ -137,6 +137,7 @@ function look(document: unknown, found: Recorded): void {
 
 function isLegacyCompletion(value: Json): boolean {
   const choice = Array.isArray(value["choices"]) ? objectOf(value["choices"][0]) : {};
+  if (value["object"] === "text_completion") return true;
   return "text" in choice && !("message" in choice) && !("delta" in choice);
 }
 
@@ -324,6 +325,7 @@ export function guessProvider(document: unknown): string | undefined {
   }
   if (Array.isArray(data)) return entry["type"] === "model" ? "anthropic" : "openai";
   if (type === "error" && isJson(error)) return "anthropic";
+  if ("detail" in value) return "openai";
   if (isJson(error)) return typeof error["status"] === "string" && "code" in error ? "gemini" : "openai";
   if (typeof error === "string") return "code" in value ? "openai" : "ollama";
   return typeof message === "string" && "id" in value ? "cohere" : undefined;
