@@ -6,21 +6,19 @@
 import { type Behaviour, splitModel } from "./behaviour.ts";
 import { type Exceeded, type Limits, RateLimiter } from "./limits.ts";
 import { answer, countWords, type Question, type Said } from "./model.ts";
+import { bearerOf, isJson, type Json, modelOf } from "./request.ts";
 import {
+  inHalves,
   type Provider,
+  type ProviderOptions,
   type Reply,
   type SimulatedRequest,
   type Simulator,
-  type SimulatorOptions,
   startSimulator,
 } from "./simulator.ts";
 
 /** What a simulated Anthropic can be told. */
-export interface AnthropicSimulatorOptions extends SimulatorOptions {
-  /** Any key, or none, is taken when absent. */
-  readonly apiKeys?: readonly string[] | undefined;
-  /** Requests for others get 404. When absent every model is there. */
-  readonly models?: readonly string[] | undefined;
+export interface AnthropicSimulatorOptions extends ProviderOptions {
   /** For each key. When absent there are none, and the headers tell of the usual ones. */
   readonly limits?: Limits | undefined;
 }
@@ -29,8 +27,6 @@ export interface AnthropicSimulatorOptions extends SimulatorOptions {
 export function startAnthropicSimulator(options: AnthropicSimulatorOptions = {}): Promise<Simulator> {
   return startSimulator(new Anthropic(options), options);
 }
-
-type Json = Record<string, unknown>;
 
 const MODELS = ["claude-opus-4-7", "claude-sonnet-4-5", "claude-haiku-4-5", "claude-3-5-haiku-latest"];
 const USUAL_LIMITS: Limits = { requests: { count: 4000, perMs: 60_000 }, tokens: { count: 280_000, perMs: 60_000 } };
@@ -316,14 +312,10 @@ function event(data: Json, padding: number): string {
 
 /** Compact, without a line end, and cut in the middle where it can go wrong. */
 function whole(body: Json): Reply {
-  const text = JSON.stringify(body);
-  const middle = Math.floor(text.length / 2);
   return {
     status: 200,
     headers: { "content-type": "application/json", ...ANTHROPIC_HEADERS },
-    head: [],
-    tokens: [text.slice(0, middle)],
-    tail: [text.slice(middle)],
+    ...inHalves(JSON.stringify(body)),
     error: JSON.stringify(errorBody("overloaded_error", "Overloaded")),
     malformed: "\n}{",
   };
@@ -509,15 +501,7 @@ function textOf(message: Json): string {
 }
 
 /** The newest SDKs send it as a bearer token, all others and the documentation in a header of its own. */
-function keyOf({ headers }: SimulatedRequest): string | undefined {
-  const own = headers["x-api-key"];
-  return typeof own === "string" ? own : /^Bearer (.*)$/.exec(headers.authorization ?? "")?.[1];
-}
-
-function modelOf(request: SimulatedRequest): string {
-  return isJson(request.body) && typeof request.body["model"] === "string" ? request.body["model"] : "";
-}
-
-function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+function keyOf(request: SimulatedRequest): string | undefined {
+  const own = request.headers["x-api-key"];
+  return typeof own === "string" ? own : bearerOf(request);
 }

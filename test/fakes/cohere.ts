@@ -4,21 +4,19 @@
  */
 import { type Behaviour, splitModel } from "./behaviour.ts";
 import { answer, countWords, embed, type Question, type Said } from "./model.ts";
+import { bearerOf, functionTools, isJson, type Json, modelOf, textOf } from "./request.ts";
 import {
+  inHalves,
   type Provider,
+  type ProviderOptions,
   type Reply,
   type SimulatedRequest,
   type Simulator,
-  type SimulatorOptions,
   startSimulator,
 } from "./simulator.ts";
 
 /** What a simulated Cohere can be told. */
-export interface CohereSimulatorOptions extends SimulatorOptions {
-  /** Any key, or none, is taken when absent. */
-  readonly apiKeys?: readonly string[] | undefined;
-  /** Requests for others get 404. When absent every model is there. */
-  readonly models?: readonly string[] | undefined;
+export interface CohereSimulatorOptions extends ProviderOptions {
   /** The keys are trial keys: each may be used so often in a month, and the headers say how little that is. */
   readonly trialCalls?: number | undefined;
 }
@@ -27,8 +25,6 @@ export interface CohereSimulatorOptions extends SimulatorOptions {
 export function startCohereSimulator(options: CohereSimulatorOptions = {}): Promise<Simulator> {
   return startSimulator(new Cohere(options), options);
 }
-
-type Json = Record<string, unknown>;
 
 /** Cohere's own models have more dimensions; a test does not need them. */
 const DIMENSIONS = 8;
@@ -64,7 +60,7 @@ class Cohere implements Provider {
 
   reply(request: SimulatedRequest, behaviour: Behaviour): Reply {
     const { apiKeys, models } = this.#options;
-    const key = /^Bearer (.*)$/.exec(request.headers.authorization ?? "")?.[1];
+    const key = bearerOf(request);
     if (apiKeys !== undefined && !key) return failure(401, "no api key supplied");
     if (apiKeys !== undefined && !apiKeys.includes(key ?? "")) return failure(401, WRONG_KEY);
     const { pathname, searchParams } = new URL(request.path, "http://x");
@@ -330,14 +326,10 @@ function plain(status: number, text: string): Reply {
 
 /** Cut in the middle where it can go wrong. */
 function whole(body: Json): Reply {
-  const text = JSON.stringify(body);
-  const middle = Math.floor(text.length / 2);
   return {
     status: 200,
     headers: { ...HEADERS, "content-type": "application/json" },
-    head: [],
-    tokens: [text.slice(0, middle)],
-    tail: [text.slice(middle)],
+    ...inHalves(JSON.stringify(body)),
     error: JSON.stringify({ id: uuid(0), message: INTERNAL }),
     malformed: "}{",
   };
@@ -363,7 +355,7 @@ function wrongChat(body: Json): string | undefined {
   if (Array.isArray(stop) && stop.length > STOP_SEQUENCES_MAX) {
     return `invalid request: stop_sequences must have at most ${STOP_SEQUENCES_MAX} elements - received ${stop.length}.`;
   }
-  const names = toTools(tools).map(({ name }) => name);
+  const names = functionTools(tools).map(({ name }) => name);
   const odd = names.find((name) => !/^[A-Za-z_]\w*$/.test(name));
   if (odd !== undefined) {
     return `invalid request: tool names can only contain certain characters (A-Za-z0-9_) and can't begin with a digit (provided name was '${odd}').`;
@@ -420,32 +412,11 @@ function toQuestion(body: Json): Question {
   return {
     said: textOf(messages.findLast((message) => message["role"] === "user")?.["content"]),
     words: messages.reduce((sum, message) => sum + countWords(textOf(message["content"])), 0),
-    tools: choice === "NONE" ? [] : toTools(body["tools"]),
+    tools: choice === "NONE" ? [] : functionTools(body["tools"]),
     toolWanted: choice === "REQUIRED",
     afterTool: messages.at(-1)?.["role"] === "tool",
     json: isJson(format) && format["type"] === "json_object" ? { schema: format["json_schema"] } : undefined,
     tokensMax: typeof max === "number" ? max : undefined,
     stop: Array.isArray(body["stop_sequences"]) ? body["stop_sequences"].map(String) : [],
   };
-}
-
-function toTools(tools: unknown): Question["tools"] {
-  return (Array.isArray(tools) ? tools : []).filter(isJson).map((tool) => {
-    const { name, parameters } = isJson(tool["function"]) ? tool["function"] : {};
-    return { name: String(name), parameters };
-  });
-}
-
-function textOf(content: unknown): string {
-  if (typeof content === "string") return content;
-  if (!Array.isArray(content)) return "";
-  return content.map((part) => (isJson(part) && typeof part["text"] === "string" ? part["text"] : "")).join("");
-}
-
-function modelOf(request: SimulatedRequest): string {
-  return isJson(request.body) && typeof request.body["model"] === "string" ? request.body["model"] : "";
-}
-
-function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

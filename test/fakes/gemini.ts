@@ -6,21 +6,19 @@
 import { type Behaviour, splitModel } from "./behaviour.ts";
 import { type Exceeded, type Limits, RateLimiter } from "./limits.ts";
 import { answer, countWords, embed, type Question, type Said } from "./model.ts";
+import { isJson, type Json } from "./request.ts";
 import {
+  inHalves,
   type Provider,
+  type ProviderOptions,
   type Reply,
   type SimulatedRequest,
   type Simulator,
-  type SimulatorOptions,
   startSimulator,
 } from "./simulator.ts";
 
 /** What a simulated Gemini can be told. */
-export interface GeminiSimulatorOptions extends SimulatorOptions {
-  /** Any key, or none, is taken when absent. */
-  readonly apiKeys?: readonly string[] | undefined;
-  /** Requests for others get 404. When absent every model is there. */
-  readonly models?: readonly string[] | undefined;
+export interface GeminiSimulatorOptions extends ProviderOptions {
   /** For each key. When absent there are none; no header tells of them. */
   readonly limits?: Limits | undefined;
 }
@@ -29,8 +27,6 @@ export interface GeminiSimulatorOptions extends SimulatorOptions {
 export function startGeminiSimulator(options: GeminiSimulatorOptions = {}): Promise<Simulator> {
   return startSimulator(new Gemini(options), options);
 }
-
-type Json = Record<string, unknown>;
 
 /** Google's own models have more dimensions; a test does not need them. */
 const DIMENSIONS = 8;
@@ -369,14 +365,10 @@ function spaced(value: unknown): string {
 
 /** Indented, with a line end, and cut in the middle where it can go wrong. */
 function whole(body: Json): Reply {
-  const text = indented(body);
-  const middle = Math.floor(text.length / 2);
   return {
     status: 200,
     headers: { "content-type": "application/json; charset=UTF-8", ...GOOGLE_HEADERS },
-    head: [],
-    tokens: [text.slice(0, middle)],
-    tail: [text.slice(middle)],
+    ...inHalves(indented(body)),
     error: indented(UNAVAILABLE),
     malformed: "\n}{",
   };
@@ -561,8 +553,4 @@ function textOf(part: Json): string {
 function methodOf(request: SimulatedRequest): { model: string; method: string; query: string } {
   const [, model = "", method = "", query = ""] = METHOD.exec(request.path) ?? [];
   return { model: decodeURIComponent(model), method, query };
-}
-
-function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

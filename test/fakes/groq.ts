@@ -5,7 +5,8 @@
  */
 import { goDuration } from "./limits.ts";
 import { type OpenAiSimulatorOptions, startFlavor } from "./openai.ts";
-import { type Fault, FLAVORS, type Flavor, isJson, type Json } from "./openai-flavors.ts";
+import { type Fault, FLAVORS, type Flavor } from "./openai-flavors.ts";
+import { isJson, type Json } from "./request.ts";
 import type { Simulator } from "./simulator.ts";
 
 /** What a simulated Groq can be told. */

@@ -1,29 +1,24 @@
 /** Ollama, simulated to the byte: https://docs.ollama.com/api. Compact JSON in the order of the server's own structs. */
 import { type Behaviour, splitModel } from "./behaviour.ts";
 import { answer, countWords, embed, type Question, type Said } from "./model.ts";
+import { bearerOf, functionTools, isJson, type Json, modelOf } from "./request.ts";
 import {
+  inHalves,
   type Provider,
+  type ProviderOptions,
   type Reply,
   type SimulatedRequest,
   type Simulator,
-  type SimulatorOptions,
   startSimulator,
 } from "./simulator.ts";
 
-/** What a simulated Ollama can be told. */
-export interface OllamaSimulatorOptions extends SimulatorOptions {
-  /** Requests for others get 404. When absent every model is there. */
-  readonly models?: readonly string[] | undefined;
-  /** For Ollama's cloud; no key is asked for when absent. */
-  readonly apiKeys?: readonly string[] | undefined;
-}
+/** What a simulated Ollama can be told; keys are its cloud's. */
+export type OllamaSimulatorOptions = ProviderOptions;
 
 /** Starts one. */
 export function startOllamaSimulator(options: OllamaSimulatorOptions = {}): Promise<Simulator> {
   return startSimulator(new Ollama(options), options);
 }
-
-type Json = Record<string, unknown>;
 
 const DIMENSIONS = 8;
 const VERSION = "0.13.5";
@@ -52,7 +47,7 @@ class Ollama implements Provider {
 
   reply(request: SimulatedRequest, behaviour: Behaviour): Reply {
     const { apiKeys, models } = this.#options;
-    const key = /^Bearer (.*)$/.exec(request.headers.authorization ?? "")?.[1];
+    const key = bearerOf(request);
     if (apiKeys !== undefined && (key === undefined || !apiKeys.includes(key))) return failure(401, "unauthorized");
     if (request.method === "GET" || request.method === "HEAD") return this.#look(request.path);
     if (!isJson(request.body)) return failure(400, "missing request body");
@@ -138,14 +133,10 @@ function plain(status: number, text: string): Reply {
 
 /** Without a line end, unlike most. */
 function whole(body: Json): Reply {
-  const text = JSON.stringify(body);
-  const middle = Math.floor(text.length / 2);
   return {
     status: 200,
     headers: JSON_TYPE,
-    head: [],
-    tokens: [text.slice(0, middle)],
-    tail: [text.slice(middle)],
+    ...inHalves(JSON.stringify(body)),
     error: JSON.stringify({ error: "an error was encountered while running the model: unexpected EOF" }),
     malformed: "}{",
   };
@@ -199,29 +190,17 @@ function embeddings(body: Json, model: string): Reply {
 
 function toQuestion(body: Json): Question {
   const messages = (Array.isArray(body["messages"]) ? body["messages"] : []).filter(isJson);
-  const tools = (Array.isArray(body["tools"]) ? body["tools"] : []).filter(isJson).map((tool) => {
-    const { name, parameters } = isJson(tool["function"]) ? tool["function"] : {};
-    return { name: String(name), parameters };
-  });
   const options = isJson(body["options"]) ? body["options"] : {};
   const format = body["format"];
   const max = options["num_predict"];
   return {
     said: String(messages.findLast((message) => message["role"] === "user")?.["content"] ?? ""),
     words: messages.reduce((sum, message) => sum + countWords(String(message["content"] ?? "")), 0),
-    tools,
+    tools: functionTools(body["tools"]),
     toolWanted: false,
     afterTool: messages.at(-1)?.["role"] === "tool",
     json: format === "json" ? { schema: undefined } : isJson(format) ? { schema: format } : undefined,
     tokensMax: typeof max === "number" && max >= 0 ? max : undefined,
     stop: Array.isArray(options["stop"]) ? options["stop"].map(String) : [],
   };
-}
-
-function modelOf(request: SimulatedRequest): string {
-  return isJson(request.body) && typeof request.body["model"] === "string" ? request.body["model"] : "";
-}
-
-function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

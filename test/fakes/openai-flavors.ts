@@ -3,8 +3,7 @@
  * plays them all. Each is as its server was recorded or documents itself; Groq's is in groq.ts.
  */
 import { type Exceeded, goDuration, type Limits } from "./limits.ts";
-
-export type Json = Record<string, unknown>;
+import { isJson, type Json } from "./request.ts";
 
 /** An error in OpenAI's terms; a flavor words it. */
 export interface Fault {
@@ -85,10 +84,6 @@ export interface Flavor {
   limited?(exceeded: Exceeded, model: string): Fault;
   /** What this server refuses and another would take. */
   refuse(body: Json): Fault | undefined;
-}
-
-export function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 const SSE = "text/event-stream; charset=utf-8";

@@ -5,25 +5,22 @@
 import { type Behaviour, splitModel } from "./behaviour.ts";
 import { goDuration, type Limits, RateLimiter } from "./limits.ts";
 import { answer, countWords, embed, type Question, type Said } from "./model.ts";
-import { type Fault, FLAVORS, type Flavor, type FlavorName, isJson, type Json } from "./openai-flavors.ts";
+import { type Fault, FLAVORS, type Flavor, type FlavorName } from "./openai-flavors.ts";
+import { bearerOf, functionTools, isJson, type Json, modelOf, textOf } from "./request.ts";
 import {
   inHalves,
   type Provider,
+  type ProviderOptions,
   type Reply,
   type SimulatedRequest,
   type Simulator,
-  type SimulatorOptions,
   startSimulator,
 } from "./simulator.ts";
 
 /** What a simulated OpenAI, or one that speaks like it, can be told. */
-export interface OpenAiSimulatorOptions extends SimulatorOptions {
+export interface OpenAiSimulatorOptions extends ProviderOptions {
   /** Whom it plays; OpenAI when absent. */
   readonly flavor?: FlavorName | undefined;
-  /** Any key, or none, is taken when absent. */
-  readonly apiKeys?: readonly string[] | undefined;
-  /** Requests for others get 404. When absent every model is there. */
-  readonly models?: readonly string[] | undefined;
   /** Limits that hold, for each key. When absent the headers speak of the server's usual ones, but all are served. */
   readonly limits?: Limits | undefined;
 }
@@ -96,16 +93,15 @@ class Server implements Provider {
     return this.#unknownUrl(request);
   }
 
-  #keyOf({ headers }: SimulatedRequest): string | undefined {
+  #keyOf(request: SimulatedRequest): string | undefined {
     const { keyHeader } = this.#flavor;
-    if (keyHeader === "authorization") return /^Bearer (.*)$/.exec(headers.authorization ?? "")?.[1];
-    return headers[keyHeader]?.toString();
+    return keyHeader === "authorization" ? bearerOf(request) : request.headers[keyHeader]?.toString();
   }
 
-  #modelOf({ path, body }: SimulatedRequest): string {
-    const inPath = /\/deployments\/([^/]+)\//.exec(path)?.[1];
+  #modelOf(request: SimulatedRequest): string {
+    const inPath = /\/deployments\/([^/]+)\//.exec(request.path)?.[1];
     if (this.#flavor.modelInPath && inPath !== undefined) return decodeURIComponent(inPath);
-    return isJson(body) && typeof body["model"] === "string" ? body["model"] : "";
+    return modelOf(request);
   }
 
   #models(): Reply {
@@ -479,10 +475,6 @@ function wrongChat(body: Json, model: string): Fault | undefined {
 
 function toQuestion(body: Json): Question {
   const messages = (Array.isArray(body["messages"]) ? body["messages"] : []).filter(isJson);
-  const tools = (Array.isArray(body["tools"]) ? body["tools"] : []).filter(isJson).map((tool) => {
-    const { name, parameters } = isJson(tool["function"]) ? tool["function"] : {};
-    return { name: String(name), parameters };
-  });
   const choice = body["tool_choice"];
   const named = isJson(choice) && isJson(choice["function"]) ? String(choice["function"]["name"]) : false;
   const max = body["max_completion_tokens"] ?? body["max_tokens"];
@@ -490,7 +482,7 @@ function toQuestion(body: Json): Question {
   return {
     said: textOf(messages.findLast((message) => message["role"] === "user")?.["content"]),
     words: messages.reduce((sum, message) => sum + countWords(textOf(message["content"])), 0),
-    tools: choice === "none" ? [] : tools,
+    tools: choice === "none" ? [] : functionTools(body["tools"]),
     toolWanted: choice === "required" ? true : named,
     afterTool: messages.at(-1)?.["role"] === "tool",
     json: toJsonWish(body["response_format"]),
@@ -503,12 +495,6 @@ function toJsonWish(format: unknown): Question["json"] {
   if (!isJson(format)) return undefined;
   if (format["type"] === "json_object") return { schema: undefined };
   return isJson(format["json_schema"]) ? { schema: format["json_schema"]["schema"] } : undefined;
-}
-
-function textOf(content: unknown): string {
-  if (typeof content === "string") return content;
-  if (!Array.isArray(content)) return "";
-  return content.map((part) => (isJson(part) && typeof part["text"] === "string" ? part["text"] : "")).join("");
 }
 
 /** OpenAI answers with the snapshot behind a name. */

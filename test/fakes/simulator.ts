@@ -87,6 +87,14 @@ export interface SimulatorOptions {
   readonly pace?: PaceName | undefined;
 }
 
+/** What a simulated provider with keys and models can be told as well. */
+export interface ProviderOptions extends SimulatorOptions {
+  /** Any key, or none, is taken when absent. */
+  readonly apiKeys?: readonly string[] | undefined;
+  /** Requests for others get 404. When absent every model is there. */
+  readonly models?: readonly string[] | undefined;
+}
+
 /** A running simulated provider. */
 export interface Simulator {
   /** What to configure as a worker's base URL. */
