@@ -109,7 +109,7 @@ function toReason(status: number, message: string): Reason {
       return /api (key|token)/i.test(message) ? "PROVIDER_REFUSED_KEY" : "INVALID_REQUEST";
     case 422:
       // The model wrote what Cohere could not use: another try may go well.
-      return /invalid generation/i.test(message) ? "PROVIDER_ERROR" : "INVALID_REQUEST";
+      return /invalid generation/i.test(message) ? "MODEL_OUTPUT_INVALID" : "INVALID_REQUEST";
     case 401:
     case 403:
     // "invalid token": blocked.
