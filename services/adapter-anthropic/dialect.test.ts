@@ -1,40 +1,29 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { AttemptContext } from "../../libs/adapter/index.ts";
-import { testDialect } from "../../libs/adapter/testing/index.ts";
 import {
-  CompletionRequest,
+  assistant,
+  look,
+  type PartialContent,
+  type PartialMessage,
+  reasoning,
+  text,
+  user,
+} from "../../libs/adapter/testing/conversation.ts";
+import { testDialect } from "../../libs/adapter/testing/index.ts";
+import { createSend, refusal } from "../../libs/adapter/testing/sending.ts";
+import {
+  type CompletionRequest,
   type DeepPartial,
   ReasoningOptions_Effort as Effort,
-  type Message,
   ResponseFormat_Kind,
   Role,
   ToolChoice_Mode,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import { RpcError } from "../../libs/rpc/index.ts";
 import { anthropic } from "./dialect.ts";
 
 testDialect(anthropic, { folder: join(import.meta.dirname, "fixtures"), model: "claude-sonnet-4-5" });
 
-const context = (model: string): AttemptContext => ({
-  worker: "worker-a",
-  model,
-  nowS: 1_764_000_000,
-  mintId: (prefix) => `${prefix}x`,
-});
-
-type PartialMessage = DeepPartial<Message>;
-type Content = NonNullable<PartialMessage["content"]>;
-const text = (value: string) => ({ part: { $case: "text" as const, value } });
-const user = (...content: Content): PartialMessage => ({ role: Role.USER, content });
-const assistant = (...content: Content): PartialMessage => ({ role: Role.ASSISTANT, content });
-const call = (id: string) => ({
-  part: { $case: "toolCall" as const, value: { id, name: "look", argumentsJson: "{}" } },
-});
-const reasoning = (thought: string, signature: string) => ({
-  part: { $case: "reasoning" as const, value: { text: thought, signature } },
-});
-const result = (toolCallId: string, ...content: Content): PartialMessage => ({
+const result = (toolCallId: string, ...content: PartialContent): PartialMessage => ({
   role: Role.TOOL,
   content: [{ part: { $case: "toolResult" as const, value: { toolCallId, content } } }],
 });
@@ -48,21 +37,9 @@ const fileId = (value: string) => ({
   part: { $case: "file" as const, value: { source: { $case: "providerFileId" as const, value } } },
 });
 
-/** What is sent to `name`, and the parameters that were warned about; the bound that is always set left out. */
-function send(request: DeepPartial<CompletionRequest>, name = "claude-sonnet-4-5") {
-  const full = CompletionRequest.fromPartial({ messages: [user(text("hi"))], maxOutputTokens: 64_000, ...request });
-  const { headers, body = "", warnings = [] } = anthropic.chatRequest(full, false, context(name));
-  return { headers, body: JSON.parse(body), warned: warnings.map(({ parameter }) => parameter) };
-}
-
-/** How it is refused. */
-function refused(request: DeepPartial<CompletionRequest>, name?: string): unknown {
-  try {
-    return send(request, name).body;
-  } catch (thrown) {
-    return thrown instanceof RpcError ? `${thrown.reason} ${thrown.field}` : thrown;
-  }
-}
+/** The bound that is always set is the model's own. */
+const send = createSend(anthropic, "claude-sonnet-4-5", { maxOutputTokens: 64_000 });
+const refused = (request: DeepPartial<CompletionRequest>, name?: string) => refusal(() => send(request, name).body);
 
 describe("how much Claude is to think", () => {
   const thinking = (name: string, request: DeepPartial<CompletionRequest>) => {
@@ -126,16 +103,16 @@ describe("how much Claude is to think", () => {
     const tools = [{ name: "look" }];
     const forced = { ...effort(Effort.HIGH), tools, toolChoice: { mode: ToolChoice_Mode.REQUIRED } };
     expect(thinking("claude-opus-4-7", forced)).toEqual([undefined, undefined, ["reasoning_effort"]]);
-    const loop = (...content: Content) => ({
+    const loop = (...content: PartialContent) => ({
       ...effort(Effort.HIGH),
       tools,
       messages: [user(text("hi")), assistant(...content), result("a", text("x")), user(text("and quick"))],
     });
-    expect(thinking("claude-sonnet-4-5", loop(call("a")))).toEqual([undefined, undefined, ["reasoning_effort"]]);
-    const signed = loop(reasoning("hm", "anthropic:c2ln"), call("a"));
+    expect(thinking("claude-sonnet-4-5", loop(look("a")))).toEqual([undefined, undefined, ["reasoning_effort"]]);
+    const signed = loop(reasoning("hm", "anthropic:c2ln"), look("a"));
     expect(thinking("claude-sonnet-4-5", signed)).toEqual([enabled(24_576), undefined, []]);
-    expect(thinking("claude-opus-4-6", loop(call("a")))).toEqual([{ type: "adaptive" }, "high", []]);
-    const messages = [...loop(call("a")).messages, assistant(text("done")), user(text("more"))];
+    expect(thinking("claude-opus-4-6", loop(look("a")))).toEqual([{ type: "adaptive" }, "high", []]);
+    const messages = [...loop(look("a")).messages, assistant(text("done")), user(text("more"))];
     expect(thinking("claude-sonnet-4-5", { ...effort(Effort.LOW), tools, messages })).toEqual([
       enabled(2048),
       undefined,
@@ -216,7 +193,7 @@ describe("what Claude is sent", () => {
       system("one"),
       user(text("hi")),
       user(text("there"), text("")),
-      assistant(call("functions.look:0"), call("functions_look_0")),
+      assistant(look("functions.look:0"), look("functions_look_0")),
       result("functions.look:0", text("x")),
       result("functions_look_0"),
       user(text("so?")),
@@ -265,7 +242,7 @@ describe("what Claude is sent", () => {
         value: { source: { $case: "data" as const, value: Buffer.from("x") }, mediaType: "image/jpg" },
       },
     };
-    const { body } = send({ messages: [user(text("hi")), assistant(call("a")), result("a", picture)] });
+    const { body } = send({ messages: [user(text("hi")), assistant(look("a")), result("a", picture)] });
     expect(body.messages[2].content[0].content).toEqual([
       { type: "image", source: { type: "base64", media_type: "image/jpeg", data: "eA==" } },
     ]);

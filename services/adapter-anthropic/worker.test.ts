@@ -1,38 +1,19 @@
 /** The adapter as a worker, against the simulated Anthropic: what only shows over a connection. */
-import { afterEach, describe, expect, it } from "vitest";
-import { collect, createTestWorker, kinds, startTestCall } from "../../libs/adapter/test-provider.ts";
+import { describe, expect, it } from "vitest";
+import { collect, kinds, startTestCall } from "../../libs/adapter/test-provider.ts";
+import { ask, assistant, callsIn, fine, TOOLS, text, user } from "../../libs/adapter/testing/conversation.ts";
+import { createStart, endingOf } from "../../libs/adapter/testing/simulated-worker.ts";
 import {
-  CompletionRequest,
-  type DeepPartial,
   ReasoningOptions_Effort as Effort,
   FinishReason,
   ResponseFormat_Kind,
-  Role,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { Health } from "../../libs/gen/cortex/provider/v1/provider.ts";
-import { type Simulator, startAnthropicSimulator } from "../../test/fakes/index.ts";
+import { startAnthropicSimulator } from "../../test/fakes/index.ts";
 import { anthropic } from "./dialect.ts";
 
-const running: AsyncDisposable[] = [];
-afterEach(async () => {
-  for (const each of running.splice(0).reverse()) await each[Symbol.asyncDispose]();
-});
-
-async function start(options: Parameters<typeof startAnthropicSimulator>[0] = {}) {
-  const simulator: Simulator = await startAnthropicSimulator({ apiKeys: ["canary-key"], ...options });
-  const worker = createTestWorker(simulator.url, { keys: ["canary-key"], models: undefined }, { dialect: anthropic });
-  running.push(simulator, worker);
-  return { simulator, worker };
-}
-
+const start = createStart(anthropic, startAnthropicSimulator);
 const call = startTestCall();
-const text = (value: string) => ({ part: { $case: "text" as const, value } });
-const ask = (model: string, request: DeepPartial<CompletionRequest> = {}) =>
-  CompletionRequest.fromPartial({ model, messages: [{ role: Role.USER, content: [text("hello there")] }], ...request });
-const tools = [
-  { name: "weather", parametersJsonSchema: '{"type":"object","properties":{"city":{"type":"string"}}}' },
-  { name: "time" },
-];
 
 describe("a worker of Anthropic", () => {
   it("answers whole and in a stream, however slowly it comes", async () => {
@@ -48,17 +29,13 @@ describe("a worker of Anthropic", () => {
 
   it.each(["claude-haiku-4-5", "claude-opus-4-7"])("thinks through a loop of tool calls with %s", async (model) => {
     const { worker } = await start();
-    const request = { tools, reasoning: { effort: Effort.HIGH } };
-    const messages = [{ role: Role.USER, content: [text("call tools")] }];
+    const request = { tools: TOOLS, reasoning: { effort: Effort.HIGH } };
+    const messages = [user(text("call tools"))];
     const { choices } = await worker.complete(ask(model, { ...request, messages }), call);
     expect(choices[0]?.finishReason).toBe(FinishReason.TOOL_CALLS);
     const { content } = choices[0]!.message!;
     expect(content.map(({ part }) => part?.$case)).toEqual(["reasoning", "toolCall", "toolCall"]);
-    const calls = content.flatMap(({ part }) => (part?.$case === "toolCall" ? [part.value] : []));
-    const results = calls.map(({ id, name }) => ({
-      role: Role.TOOL,
-      content: [{ part: { $case: "toolResult" as const, value: { toolCallId: id, name, content: [text("fine")] } } }],
-    }));
+    const calls = callsIn(content);
     for (const signed of [true, false]) {
       // A client of the OpenAI API has no place for signatures.
       const said = content.map(({ part }) =>
@@ -66,7 +43,7 @@ describe("a worker of Anthropic", () => {
           ? { part: { ...part, value: { ...part.value, signature: "" } } }
           : { part },
       );
-      const again = [...messages, { role: Role.ASSISTANT, content: said }, ...results];
+      const again = [...messages, assistant(...said), ...fine(calls)];
       const streamed = await collect(worker.stream(ask(model, { ...request, messages: again }), call));
       expect([streamed.text, streamed.error]).toEqual(["You said: call tools", undefined]);
       const unthinking = !signed && model === "claude-haiku-4-5";
@@ -93,12 +70,8 @@ describe("a worker of Anthropic", () => {
     const ended = async (behaviour: string) => {
       // A worker of its own, as it would rest after some of these.
       const { worker } = await start();
-      const { error, parts } = await collect(worker.stream(ask(`claude-haiku-4-5@${behaviour}`), call));
-      return [
-        kinds(parts).filter((kind) => kind === "text").length,
-        error?.reason,
-        error?.retryAfterMs && Math.round(error.retryAfterMs / 1000),
-      ];
+      const { texts, reason, waitS } = await endingOf(worker.stream(ask(`claude-haiku-4-5@${behaviour}`), call));
+      return [texts, reason, waitS];
     };
     expect(await ended("error:2")).toEqual([2, "PROVIDER_OVERLOADED", undefined]);
     expect(await ended("error:headers")).toEqual([0, "PROVIDER_OVERLOADED", undefined]);

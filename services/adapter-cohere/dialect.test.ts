@@ -1,47 +1,22 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { AttemptContext } from "../../libs/adapter/index.ts";
 import { testDialect } from "../../libs/adapter/testing/index.ts";
+import { contextFor, createSend, refusal } from "../../libs/adapter/testing/sending.ts";
 import {
-  CompletionRequest,
+  type CompletionRequest,
   type DeepPartial,
   EmbeddingRequest,
   ReasoningOptions_Effort,
   ResponseFormat_Kind,
-  Role,
   ToolChoice_Mode,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import { RpcError } from "../../libs/rpc/index.ts";
 import { cohere } from "./dialect.ts";
 
 const MODEL = "command-a-03-2025";
 
 testDialect(cohere, { folder: join(import.meta.dirname, "fixtures"), model: MODEL });
 
-const context: AttemptContext = {
-  worker: "worker-a",
-  model: MODEL,
-  nowS: 1_764_000_000,
-  mintId: (prefix) => `${prefix}x`,
-};
-
-const hello = { role: Role.USER, content: [{ part: { $case: "text" as const, value: "hi" } }] };
-
-/** What is sent: the body, parsed, and the parameters that were warned about. */
-function send(request: DeepPartial<CompletionRequest>) {
-  const full = CompletionRequest.fromPartial({ messages: [hello], ...request });
-  const { body = "", warnings = [] } = cohere.chatRequest(full, false, context);
-  return { body: JSON.parse(body), warned: warnings.map(({ parameter }) => parameter) };
-}
-
-/** How it is refused. */
-function refusal(run: () => unknown): unknown {
-  try {
-    return run();
-  } catch (thrown) {
-    return thrown instanceof RpcError ? `${thrown.reason} ${thrown.field}` : thrown;
-  }
-}
+const send = createSend(cohere, MODEL);
 
 describe("the bounds of Cohere's parameters", () => {
   it("become what is sent in place of what lies beyond them, with a warning", () => {
@@ -121,7 +96,10 @@ describe("thinking at Cohere", () => {
 
 describe("embeddings at Cohere", () => {
   const send = (request: DeepPartial<EmbeddingRequest>) => {
-    const asked = cohere.embedding?.request(EmbeddingRequest.fromPartial({ inputs: ["a"], ...request }), context);
+    const asked = cohere.embedding?.request(
+      EmbeddingRequest.fromPartial({ inputs: ["a"], ...request }),
+      contextFor(MODEL),
+    );
     return { body: JSON.parse(asked?.body ?? ""), warned: asked?.warnings?.map(({ parameter }) => parameter) };
   };
 

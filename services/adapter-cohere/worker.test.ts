@@ -1,38 +1,16 @@
 /** The adapter as a worker, against the simulated Cohere: what only shows over a connection. */
-import { afterEach, describe, expect, it } from "vitest";
-import { collect, createTestWorker, kinds, startTestCall } from "../../libs/adapter/test-provider.ts";
-import {
-  CompletionRequest,
-  type DeepPartial,
-  EmbeddingRequest,
-  FinishReason,
-  Role,
-} from "../../libs/gen/cortex/llm/v1/llm.ts";
+import { describe, expect, it } from "vitest";
+import { collect, startTestCall } from "../../libs/adapter/test-provider.ts";
+import { ask, assistant, callsIn, fine, TOOLS, text, user } from "../../libs/adapter/testing/conversation.ts";
+import { createStart, endingOf } from "../../libs/adapter/testing/simulated-worker.ts";
+import { EmbeddingRequest, FinishReason } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { Health } from "../../libs/gen/cortex/provider/v1/provider.ts";
-import { type Simulator, startCohereSimulator } from "../../test/fakes/index.ts";
+import { startCohereSimulator } from "../../test/fakes/index.ts";
 import { cohere } from "./dialect.ts";
 
-const running: AsyncDisposable[] = [];
-afterEach(async () => {
-  for (const each of running.splice(0).reverse()) await each[Symbol.asyncDispose]();
-});
-
-async function start(options: Parameters<typeof startCohereSimulator>[0] = {}) {
-  const simulator: Simulator = await startCohereSimulator({ apiKeys: ["canary-key"], ...options });
-  const worker = createTestWorker(simulator.url, { keys: ["canary-key"], models: undefined }, { dialect: cohere });
-  running.push(simulator, worker);
-  return { simulator, worker };
-}
-
+const start = createStart(cohere, startCohereSimulator);
 const MODEL = "command-a-03-2025";
 const call = startTestCall();
-const text = (value: string) => ({ part: { $case: "text" as const, value } });
-const ask = (model: string, request: DeepPartial<CompletionRequest> = {}) =>
-  CompletionRequest.fromPartial({ model, messages: [{ role: Role.USER, content: [text("hello there")] }], ...request });
-const tools = [
-  { name: "weather", parametersJsonSchema: '{"type":"object","properties":{"city":{"type":"string"}}}' },
-  { name: "time" },
-];
 
 describe("a worker of Cohere", () => {
   it("answers whole and in a stream, however slowly it comes", async () => {
@@ -49,22 +27,18 @@ describe("a worker of Cohere", () => {
 
   it("goes through a loop of tool calls: a plan, the calls, and an answer whose sources are left out with a word", async () => {
     const { worker } = await start();
-    const messages = [{ role: Role.USER, content: [text("call tools")] }];
-    const { choices } = await worker.complete(ask(MODEL, { messages, tools }), call);
+    const messages = [user(text("call tools"))];
+    const { choices } = await worker.complete(ask(MODEL, { messages, tools: TOOLS }), call);
     expect(choices[0]?.finishReason).toBe(FinishReason.TOOL_CALLS);
     const { content } = choices[0]!.message!;
     expect(content[0]?.part?.$case).toBe("reasoning");
-    const calls = content.flatMap(({ part }) => (part?.$case === "toolCall" ? [part.value] : []));
+    const calls = callsIn(content);
     expect(calls.map(({ name, argumentsJson }) => [name, argumentsJson])).toEqual([
       ["weather", '{"city":"text"}'],
       ["time", "{}"],
     ]);
-    const results = calls.map(({ id, name }) => ({
-      role: Role.TOOL,
-      content: [{ part: { $case: "toolResult" as const, value: { toolCallId: id, name, content: [text("fine")] } } }],
-    }));
-    const again = [...messages, { role: Role.ASSISTANT, content }, ...results];
-    const streamed = await collect(worker.stream(ask(MODEL, { messages: again, tools }), call));
+    const again = [...messages, assistant(...content), ...fine(calls)];
+    const streamed = await collect(worker.stream(ask(MODEL, { messages: again, tools: TOOLS }), call));
     expect([streamed.text, streamed.error]).toEqual(["You said: call tools", undefined]);
     const codes = streamed.parts.flatMap(({ part }) => (part?.$case === "warning" ? [part.value.code] : []));
     expect(codes).toEqual(["CITATIONS_LEFT_OUT"]);
@@ -74,8 +48,8 @@ describe("a worker of Cohere", () => {
     const ended = async (behaviour: string, options?: Parameters<typeof start>[0]) => {
       // A worker of its own, as it would rest after some of these.
       const { worker } = await start(options);
-      const { error, parts } = await collect(worker.stream(ask(`${MODEL}@${behaviour}`), call));
-      return [kinds(parts).filter((kind) => kind === "text").length, error?.reason];
+      const { texts, reason } = await endingOf(worker.stream(ask(`${MODEL}@${behaviour}`), call));
+      return [texts, reason];
     };
     expect(await ended("error:2")).toEqual([2, "PROVIDER_ERROR"]);
     expect(await ended("error:2,bytes")).toEqual([2, "PROVIDER_ERROR"]);

@@ -1,7 +1,15 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { AttemptContext } from "../../libs/adapter/index.ts";
+import {
+  assistant,
+  look,
+  type PartialMessage,
+  reasoning,
+  text,
+  user,
+} from "../../libs/adapter/testing/conversation.ts";
 import { testDialect } from "../../libs/adapter/testing/index.ts";
+import { contextFor, createSend, refusal } from "../../libs/adapter/testing/sending.ts";
 import {
   CompletionRequest,
   type DeepPartial,
@@ -12,31 +20,10 @@ import {
   Role,
   ToolChoice_Mode,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import { RpcError } from "../../libs/rpc/index.ts";
 import { gemini } from "./dialect.ts";
 
 testDialect(gemini, { folder: join(import.meta.dirname, "fixtures"), model: "gemini-2.5-flash" });
 
-const context = (model: string): AttemptContext => ({
-  worker: "worker-a",
-  model,
-  nowS: 1_764_000_000,
-  mintId: (prefix) => `${prefix}x`,
-});
-
-type PartialMessage = DeepPartial<Message>;
-const text = (value: string) => ({ part: { $case: "text" as const, value } });
-const user = (...content: NonNullable<PartialMessage["content"]>): PartialMessage => ({ role: Role.USER, content });
-const model = (...content: NonNullable<PartialMessage["content"]>): PartialMessage => ({
-  role: Role.ASSISTANT,
-  content,
-});
-const call = (id: string, signature = "") => ({
-  part: { $case: "toolCall" as const, value: { id, name: "look", argumentsJson: "{}", signature } },
-});
-const reasoning = (thought: string, signature: string) => ({
-  part: { $case: "reasoning" as const, value: { text: thought, signature } },
-});
 const image = (url: string) => ({
   part: { $case: "image" as const, value: { source: { $case: "url" as const, value: url } } },
 });
@@ -45,21 +32,8 @@ const result = (value: DeepPartial<Extract<Message["content"][number]["part"], {
   content: [{ part: { $case: "toolResult" as const, value } }],
 });
 
-/** What is sent to `name`: the body, parsed, and the parameters that were warned about. */
-function send(request: DeepPartial<CompletionRequest>, name = "gemini-2.5-flash") {
-  const full = CompletionRequest.fromPartial({ messages: [user(text("hi"))], ...request });
-  const { path, body = "", warnings = [] } = gemini.chatRequest(full, false, context(name));
-  return { path, body: JSON.parse(body), warned: warnings.map(({ parameter }) => parameter) };
-}
-
-/** How it is refused. */
-function refused(request: DeepPartial<CompletionRequest>, name?: string): unknown {
-  try {
-    return send(request, name).body;
-  } catch (thrown) {
-    return thrown instanceof RpcError ? `${thrown.reason} ${thrown.field}` : thrown;
-  }
-}
+const send = createSend(gemini, "gemini-2.5-flash");
+const refused = (request: DeepPartial<CompletionRequest>, name?: string) => refusal(() => send(request, name).body);
 
 describe("how much a model of Gemini is to think", () => {
   const thinking = (name: string, effort: Effort, budgetTokens?: number) => {
@@ -101,7 +75,7 @@ describe("how much a model of Gemini is to think", () => {
 
 describe("thought signatures", () => {
   const parts = (name: string, ...content: NonNullable<PartialMessage["content"]>) =>
-    send({ messages: [user(text("hi")), model(...content)] }, name).body.contents[1].parts;
+    send({ messages: [user(text("hi")), assistant(...content)] }, name).body.contents[1].parts;
 
   it("go back where they came from", () => {
     expect(parts("gemini-2.5-flash", reasoning("hm", "gemini:c2ln"), text("391"))).toEqual([
@@ -112,7 +86,7 @@ describe("thought signatures", () => {
       { text: "391" },
       { text: "", thoughtSignature: "c2ln" },
     ]);
-    expect(parts("gemini-3-pro", reasoning("", "gemini:dGV4dA=="), call("a", "gemini:c2ln"), call("b"))).toEqual([
+    expect(parts("gemini-3-pro", reasoning("", "gemini:dGV4dA=="), look("a", "gemini:c2ln"), look("b"))).toEqual([
       { text: "", thoughtSignature: "dGV4dA==" },
       { functionCall: { id: "a", name: "look", args: {} }, thoughtSignature: "c2ln" },
       { functionCall: { id: "b", name: "look", args: {} } },
@@ -120,7 +94,7 @@ describe("thought signatures", () => {
   });
 
   it("of other providers stay away, and a model that insists on one is told that there is none", () => {
-    const foreign = [reasoning("hm", "anthropic:c2ln"), call("a", "anthropic:c2ln"), call("b")];
+    const foreign = [reasoning("hm", "anthropic:c2ln"), look("a", "anthropic:c2ln"), look("b")];
     const calls = (name: string) => parts(name, ...foreign).map((part: object) => Object.keys(part).sort());
     expect(calls("gemini-2.5-flash")).toEqual([["text", "thought"], ["functionCall"], ["functionCall"]]);
     expect(calls("gemini-3-pro")).toEqual([
@@ -137,7 +111,7 @@ describe("what Gemini is sent", () => {
     expect(send({}, "models/gemini-2.5-pro").path).toBe("/models/gemini-2.5-pro:generateContent");
     expect(send({}, "tunedModels/mine").path).toBe("/tunedModels/mine:generateContent");
     expect(send({}, "../v1/files?key=x#").path).toBe("/models/..%2Fv1%2Ffiles%3Fkey%3Dx%23:generateContent");
-    const { path } = gemini.embedding!.request(EmbeddingRequest.fromPartial({ inputs: ["a"] }), context("a b"));
+    const { path } = gemini.embedding!.request(EmbeddingRequest.fromPartial({ inputs: ["a"] }), contextFor("a b"));
     expect(path).toBe("/models/a%20b:batchEmbedContents");
   });
 
@@ -162,13 +136,13 @@ describe("what Gemini is sent", () => {
     };
     const messages = (content: NonNullable<PartialMessage["content"]>) => [
       user(text("hi")),
-      model(call("a"), call("b")),
+      assistant(look("a"), look("b")),
       result({ toolCallId: "a", content }),
       result({ toolCallId: "b", name: "seek", content: [text("[1, 9007199254740993]")] }),
       user(text("so?")),
     ];
     const full = CompletionRequest.fromPartial({ messages: messages([text("[not JSON")]) });
-    const body = gemini.chatRequest(full, false, context("gemini-2.5-flash")).body ?? "";
+    const body = gemini.chatRequest(full, false, contextFor("gemini-2.5-flash")).body ?? "";
     expect(body).toContain('"response":{"output":[1, 9007199254740993]}');
     expect(JSON.parse(body).contents.slice(2)).toMatchObject([
       {
@@ -244,7 +218,7 @@ describe("what Gemini is sent", () => {
 
 describe("arguments in pieces", () => {
   const read = (...pieces: object[]) => {
-    const reader = gemini.chatEvents(context("gemini-3-pro"));
+    const reader = gemini.chatEvents(contextFor("gemini-3-pro"));
     for (const functionCall of [{ name: "f", willContinue: true }, ...pieces]) {
       const candidates = [{ content: { parts: [{ functionCall }] } }];
       reader.read({ name: "", data: JSON.stringify({ candidates }) }, []);

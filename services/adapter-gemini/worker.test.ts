@@ -1,37 +1,16 @@
 /** The adapter as a worker, against the simulated Gemini: what only shows over a connection. */
-import { afterEach, describe, expect, it } from "vitest";
-import { collect, createTestWorker, kinds, startTestCall } from "../../libs/adapter/test-provider.ts";
-import {
-  CompletionRequest,
-  type DeepPartial,
-  EmbeddingRequest,
-  FinishReason,
-  Role,
-} from "../../libs/gen/cortex/llm/v1/llm.ts";
+import { describe, expect, it } from "vitest";
+import { collect, startTestCall } from "../../libs/adapter/test-provider.ts";
+import { ask, assistant, callsIn, fine, TOOLS, text, user } from "../../libs/adapter/testing/conversation.ts";
+import { createStart, endingOf } from "../../libs/adapter/testing/simulated-worker.ts";
+import { EmbeddingRequest, FinishReason } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { Health } from "../../libs/gen/cortex/provider/v1/provider.ts";
-import { type Simulator, startGeminiSimulator } from "../../test/fakes/index.ts";
+import { startGeminiSimulator } from "../../test/fakes/index.ts";
 import { gemini } from "./dialect.ts";
 
-const running: AsyncDisposable[] = [];
-afterEach(async () => {
-  for (const each of running.splice(0).reverse()) await each[Symbol.asyncDispose]();
-});
-
-async function start(options: Parameters<typeof startGeminiSimulator>[0] = {}) {
-  const simulator: Simulator = await startGeminiSimulator({ apiKeys: ["canary-key"], ...options });
-  const worker = createTestWorker(simulator.url, { keys: ["canary-key"], models: undefined }, { dialect: gemini });
-  running.push(simulator, worker);
-  return { simulator, worker };
-}
-
+const start = createStart(gemini, startGeminiSimulator);
 const call = startTestCall();
-const text = (value: string) => ({ part: { $case: "text" as const, value } });
-const ask = (model: string, request: DeepPartial<CompletionRequest> = {}) =>
-  CompletionRequest.fromPartial({ model, messages: [{ role: Role.USER, content: [text("hello there")] }], ...request });
-const tools = [
-  { name: "weather", parametersJsonSchema: '{"type":"object","properties":{"city":{"type":"string"}}}', strict: true },
-  { name: "time" },
-];
+const tools = TOOLS.map((tool) => ({ ...tool, strict: tool.name === "weather" }));
 
 describe("a worker of Gemini", () => {
   it("answers whole and in a stream, however slowly it comes", async () => {
@@ -50,19 +29,15 @@ describe("a worker of Gemini", () => {
     "goes through a loop of tool calls with %s",
     async (model) => {
       const { worker } = await start();
-      const messages = [{ role: Role.USER, content: [text("call tools")] }];
+      const messages = [user(text("call tools"))];
       const { choices } = await worker.complete(ask(model, { messages, tools }), call);
       expect(choices[0]?.finishReason).toBe(FinishReason.TOOL_CALLS);
       const { content } = choices[0]!.message!;
-      const calls = content.flatMap(({ part }) => (part?.$case === "toolCall" ? [part.value] : []));
+      const calls = callsIn(content);
       expect(calls.map(({ name, argumentsJson }) => [name, argumentsJson])).toEqual([
         ["weather", '{"city":"text"}'],
         ["time", "{}"],
       ]);
-      const results = calls.map(({ id, name }) => ({
-        role: Role.TOOL,
-        content: [{ part: { $case: "toolResult" as const, value: { toolCallId: id, name, content: [text("fine")] } } }],
-      }));
       for (const signed of [true, false]) {
         // A client of the OpenAI API has no place for signatures.
         const said = content.map(({ part }) =>
@@ -70,7 +45,7 @@ describe("a worker of Gemini", () => {
             ? { part: { ...part, value: { ...part.value, signature: "" } } }
             : { part },
         );
-        const again = [...messages, { role: Role.ASSISTANT, content: said }, ...results];
+        const again = [...messages, assistant(...said), ...fine(calls)];
         const streamed = await collect(worker.stream(ask(model, { messages: again, tools }), call));
         expect([streamed.text, streamed.error]).toEqual(["You said: call tools", undefined]);
       }
@@ -81,12 +56,8 @@ describe("a worker of Gemini", () => {
     const ended = async (behaviour: string) => {
       // A worker of its own, as it would rest after some of these.
       const { worker } = await start();
-      const { error, parts } = await collect(worker.stream(ask(`gemini-2.5-flash@${behaviour}`), call));
-      return [
-        kinds(parts).filter((kind) => kind === "text").length,
-        error?.reason,
-        error?.retryAfterMs && Math.round(error.retryAfterMs / 1000),
-      ];
+      const { texts, reason, waitS } = await endingOf(worker.stream(ask(`gemini-2.5-flash@${behaviour}`), call));
+      return [texts, reason, waitS];
     };
     expect(await ended("error:2")).toEqual([2, "PROVIDER_OVERLOADED", undefined]);
     expect(await ended("error:2,bytes")).toEqual([2, "PROVIDER_OVERLOADED", undefined]);
