@@ -124,8 +124,11 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     if (services.some(({ adapter }) => adapter !== undefined)) host.serve(ProviderServiceDefinition, workers.service);
 
     // Adapters ask their providers whether they are there, so services start side by side.
-    const running = await Promise.all(services.map((service) => service.start(host)));
+    const started = await Promise.allSettled(services.map((service) => service.start(host)));
+    const running = started.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
     for (const service of running) if (service.stop !== undefined) undo.push(() => service.stop!());
+    const failed = started.find((outcome) => outcome.status === "rejected");
+    if (failed !== undefined) throw failed.reason;
     await mesh.open();
     log.info({ services: services.map(({ name }) => name), grpc: grpcAddress }, "the node is ready");
 
@@ -184,16 +187,25 @@ async function listenGrpc(grpc: GrpcServer, { host, grpcPort }: Configuration): 
   }
 }
 
-/** Says which port is taken and what to do about it; other errors as they are. */
+/** Says what is wrong with an address to listen on and what to do about it; other errors as they are. */
 export function portError(error: unknown, what: string, variable: string, host: string, port: number): Error {
-  const message = (error as Error).message;
-  if (!message.includes("EADDRINUSE") && !message.includes("EACCES")) return error as Error;
-  const trouble = message.includes("EACCES") ? "may not be used by this user" : "is taken by another program";
-  return new StartError(
-    `port ${port} on ${host}, which is to be Cortex's ${what} port, ${trouble}.\n` +
-      `Stop that program, or choose another port: ${variable}=${port + 1} (0 takes any free one).`,
-    { cause: error },
-  );
+  const { message } = error as Error;
+  const place = `port ${port} on ${host}, which is to be Cortex's ${what} port,`;
+  const choose = `choose another port: ${variable}=${port + 1} (0 takes any free one).`;
+  if (message.includes("EADDRINUSE")) {
+    return new StartError(`${place} is taken by another program.\nStop that program, or ${choose}`, { cause: error });
+  }
+  if (message.includes("EACCES")) {
+    return new StartError(`${place} may not be used by this user.\nTo mend it, ${choose}`, { cause: error });
+  }
+  if (/EADDRNOTAVAIL|ENOTFOUND|EAI_AGAIN|EINVAL|Name resolution failed/.test(message)) {
+    return new StartError(
+      `HOST is ${host}, which is no address of this machine.\n` +
+        "Set it to 127.0.0.1 to listen for this machine alone, or to 0.0.0.0 for everybody.",
+      { cause: error },
+    );
+  }
+  return error as Error;
 }
 
 /** What other nodes dial: the address listened on, or this machine's name when that is "every address". */
