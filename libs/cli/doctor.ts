@@ -124,7 +124,11 @@ async function checkNats({ natsUrl, natsBin, path, cacheDir }: Configuration): P
     }
   }
   const [first = natsUrl] = natsUrl.split(",");
-  const { hostname, port } = new URL(first.includes("://") ? first : `nats://${first}`);
+  const address = first.includes("://") ? first : `nats://${first}`;
+  if (!URL.canParse(address)) {
+    return { check, result: "wrong", message: "CORTEX_NATS_URL is no address", remedy: "write it as nats://host:4222" };
+  }
+  const { hostname, port } = new URL(address);
   if (await answers(hostname, Number(port || 4222))) {
     return { check, result: "ok", message: `${hostname}:${port || 4222} answers`, remedy: "" };
   }
@@ -173,7 +177,13 @@ async function checkWorker(
   const check = `worker ${settings.name}`;
   const adapter = services.find((service) => service.adapter?.provider === settings.provider)!.adapter!;
   const log = createLogger({ level: "silent", readable: false, node: "doctor" });
-  const worker = adapter.createWorker(settings, { log, tracer: silentTracer });
+  let worker: ReturnType<typeof adapter.createWorker>;
+  try {
+    worker = adapter.createWorker(settings, { log, tracer: silentTracer });
+  } catch (error) {
+    const remedy = "correct its settings; docs/configuration.md describes each field";
+    return { check, result: "wrong", message: RpcError.from(error).message, remedy };
+  }
   const deadlineAtMs = Date.now() + WORKER_TIMEOUT_MS;
   const call = startCall({ tenant: "", requestId: "doctor", trace: NO_TRACE, deadlineAtMs });
   try {

@@ -5,7 +5,7 @@ import { ConfigurationError, type ServiceEntry, StartError } from "../host/index
 import { type Reason, RpcError } from "../rpc/index.ts";
 import { type ClientOptions, chat, health, listWorkers } from "./client.ts";
 import { doctor } from "./doctor.ts";
-import { run, up } from "./node.ts";
+import { run, StartInterrupted, up } from "./node.ts";
 
 /** Cortex's version, as package.json has it. */
 export const VERSION = (
@@ -98,8 +98,13 @@ const HINTS: Partial<Record<Reason, string>> = {
   UNAUTHENTICATED: "Give the key with --key KEY or CORTEX_CLIENT_KEY\n",
 };
 
+/** The exit code of a program that Ctrl-C has ended. */
+const INTERRUPTED = 130;
+
 function explain(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode;
+  // What was being started would go on, and hold the process; nobody has been served by it yet.
+  if (error instanceof StartInterrupted) process.exit(INTERRUPTED);
   if (error instanceof ConfigurationError || error instanceof StartError) {
     process.stderr.write(`cortex: ${error.message}\n`);
   } else if (error instanceof RpcError) {

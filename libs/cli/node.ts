@@ -13,6 +13,9 @@ import {
   startNode,
 } from "../host/index.ts";
 
+/** A signal came while the node was still starting, as when it waits for a NATS that is not there. */
+export class StartInterrupted extends Error {}
+
 export interface NodeCommandOptions {
   readonly config?: string | undefined;
   readonly json?: boolean | undefined;
@@ -109,13 +112,18 @@ async function untilStopped(
   nats: NatsServer | undefined,
 ): Promise<number> {
   const stop = stopSignal();
-  const node = await startNode({
+  const starting = startNode({
     configuration,
     services,
     natsUrl,
     version: options.version,
     readableLogs: options.json !== true && process.stderr.isTTY === true,
   });
+  const node = await Promise.race([starting, stop.requested.then(() => undefined)]);
+  if (node === undefined) {
+    starting.catch(() => {});
+    throw new StartInterrupted();
+  }
   greet(node, configuration, natsUrl, options.json === true);
   const ended = await Promise.race([stop.requested, nats?.exited ?? stop.requested]);
   if (typeof ended === "object" && !ended.expected) {

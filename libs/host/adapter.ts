@@ -15,7 +15,7 @@ import {
 } from "../gen/cortex/events/v1/events.ts";
 import { Health, KeyState, ProviderServiceDefinition, type WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import type { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
-import { startCall } from "../rpc/index.ts";
+import { RpcError, startCall } from "../rpc/index.ts";
 import { EVENT, NO_TRACE } from "../telemetry/index.ts";
 import { readKeysVariable, readProviderKeys } from "./config.ts";
 import type { Host, RunningService, ServiceEntry } from "./host.ts";
@@ -60,6 +60,15 @@ async function startAdapter(host: Host, provider: string, createWorker: CreateWo
   /** Workers that were added at run time and run here. */
   const added = new Set<string>();
 
+  function create(settings: WorkerSettings): Worker {
+    try {
+      return createWorker(settings, host);
+    } catch (thrown) {
+      const { reason, message, field, cause } = RpcError.from(thrown);
+      throw new RpcError(reason, `worker ${settings.name}: ${message}`, { field, cause });
+    }
+  }
+
   function publish(worker: Worker, change: Change): void {
     const event = { change, node: host.nodeId, info: worker.info() };
     mesh.events.publish(EVENT.workerChanged, WorkerChanged, event, NO_TRACE);
@@ -78,8 +87,8 @@ async function startAdapter(host: Host, provider: string, createWorker: CreateWo
     mesh.events.publish(EVENT.keyChanged, KeyChanged, event, NO_TRACE);
   }
 
-  function run(settings: WorkerSettings): Promise<void> {
-    const worker = createWorker(settings, host);
+  async function run(settings: WorkerSettings): Promise<void> {
+    const worker = create(settings);
     worker.onChange((change) => {
       mesh.announceWorker(worker.info());
       if (typeof change === "object") publishKey(worker.name, change);

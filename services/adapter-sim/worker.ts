@@ -265,18 +265,18 @@ async function pause(ms: number, { signal }: Call): Promise<void> {
   }
 }
 
-function readPace({ name, options = {} }: WorkerSettings): Pace {
+function readPace({ options = {} }: WorkerSettings): Pace {
   const pace: { -readonly [K in keyof Pace]: Pace[K] } = { ...DEFAULT_PACE };
   for (const [key, value] of Object.entries(options)) {
     const field = `options.${key}`;
     if (!isPace(key)) {
       const known = Object.keys(DEFAULT_PACE).join(", ");
-      throw new RpcError("INVALID_REQUEST", `worker ${name}: ${field} is not one of ${known}`, { field });
+      throw new RpcError("INVALID_REQUEST", `${field} is not one of ${known}`, { field });
     }
     const [min, max, whole] = PACE_BOUNDS[key];
     if (typeof value !== "number" || !(value >= min && value <= max) || (whole && !Number.isInteger(value))) {
       const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-      throw new RpcError("INVALID_REQUEST", `worker ${name}: ${field} has to be ${wanted}`, { field });
+      throw new RpcError("INVALID_REQUEST", `${field} has to be ${wanted}`, { field });
     }
     pace[key] = value;
   }
