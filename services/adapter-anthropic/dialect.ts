@@ -13,7 +13,7 @@ const defaults: DialectDefaults = {
   capabilities: [],
   pool: { connections: 50, keepAliveMs: 60_000 },
   timeouts: {
-    connectMs: 5_000,
+    connectMs: 15_000,
     poolMs: 5_000,
     // Pings come while a model thinks, but they are no content.
     firstTokenMs: 180_000,

@@ -11,7 +11,7 @@ const defaults: DialectDefaults = {
   capabilities: [],
   pool: { connections: 75, keepAliveMs: 45_000 },
   timeouts: {
-    connectMs: 5_000,
+    connectMs: 15_000,
     poolMs: 5_000,
     // 71 s were recorded. Its own SDK gives up after 300 s.
     firstTokenMs: 120_000,

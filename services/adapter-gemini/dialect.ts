@@ -11,7 +11,7 @@ const defaults: DialectDefaults = {
   capabilities: [],
   pool: { connections: 50, keepAliveMs: 60_000 },
   timeouts: {
-    connectMs: 5_000,
+    connectMs: 15_000,
     poolMs: 5_000,
     // Nothing comes while a model thinks, unless its thoughts are asked for.
     firstTokenMs: 180_000,

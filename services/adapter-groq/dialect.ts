@@ -11,7 +11,7 @@ const defaults: DialectDefaults = {
   capabilities: [],
   pool: { connections: 100, keepAliveMs: 30_000 },
   timeouts: {
-    connectMs: 5_000,
+    connectMs: 15_000,
     poolMs: 5_000,
     // The flex tier lets requests wait; 5.6 s in the queue were recorded on demand. JSON modes answer whole.
     firstTokenMs: 60_000,

@@ -11,7 +11,7 @@ const defaults: DialectDefaults = {
   capabilities: [],
   pool: { connections: 10, keepAliveMs: 120_000 },
   timeouts: {
-    connectMs: 2_000,
+    connectMs: 15_000,
     // Requests beyond OLLAMA_NUM_PARALLEL wait at Ollama, not in our pool.
     poolMs: 5_000,
     // A cold model is loaded before the first byte: seconds from an SSD, minutes for a large one from a disk. Ollama itself

@@ -11,7 +11,7 @@ const defaults: DialectDefaults = {
   capabilities: [],
   pool: { connections: 100, keepAliveMs: 60_000 },
   timeouts: {
-    connectMs: 5_000,
+    connectMs: 15_000,
     poolMs: 5_000,
     // OpenAI sends nothing while a model reasons: 140 s were recorded. Its own SDK gives up after 600 s.
     firstTokenMs: 180_000,

@@ -568,6 +568,15 @@ describe("whatever JSON comes", () => {
     );
   });
 
+  it("an object with a length that is no number is refused where a text or a list is expected", () => {
+    const length = [{ toString: "user" }];
+    for (const read of [readChatRequest, readShortChatRequest, readEmbeddingsRequest]) {
+      expect(() => read({ model: "m", input: { length }, messages: [{ role: "user", content: { length } }] })).toThrow(
+        RpcError,
+      );
+    }
+  });
+
   it("cannot change what objects are through __proto__", () => {
     const attack = (field: string) =>
       JSON.parse(`{"model":"m","messages":[{"role":"user","content":"hi"}],${field}}`) as unknown;

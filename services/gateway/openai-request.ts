@@ -222,7 +222,7 @@ export function readShortChatRequest(body: unknown): CompletionRequest {
 const UNTIL_FIRST_MISTAKE: z.core.ParseContextInternal<z.core.$ZodIssue> = { abortEarly: true };
 
 function validate<T>(schema: z.ZodType<T>, body: unknown): T {
-  const result = schema.safeParse(body, UNTIL_FIRST_MISTAKE);
+  const result = parse(schema, body);
   if (result.success) return result.data;
   const issue = deepest(result.error.issues[0]!);
   const field = fieldName(issue.path);
@@ -230,6 +230,16 @@ function validate<T>(schema: z.ZodType<T>, body: unknown): T {
   throw new RpcError("INVALID_REQUEST", field === "" ? `the body: ${message}` : `${field}: ${message}`, {
     ...(field === "" ? {} : { field }),
   });
+}
+
+function parse<T>(schema: z.ZodType<T>, body: unknown): z.ZodSafeParseResult<T> {
+  try {
+    return schema.safeParse(body, UNTIL_FIRST_MISTAKE);
+  } catch (thrown) {
+    // zod measures whatever has a `length`, also an object with a field of that name, which need not be a number.
+    const message = "the body: an object stands where a text or a list is expected";
+    throw new RpcError("INVALID_REQUEST", message, { cause: thrown });
+  }
 }
 
 interface Issue {
