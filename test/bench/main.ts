@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { FULL, Generator, type Measurement, Meter, type Plan, QUICK } from "./measure.ts";
 import { Processes } from "./processes.ts";
+import { benchReading } from "./reading.ts";
 import { document, machine, type Report, remarks, tables } from "./report.ts";
 import { summarize } from "./summary.ts";
 import { KEYS, type Key, NAMES, portOf, startOwn, startTarget } from "./targets.ts";
@@ -17,13 +18,14 @@ import { cpuIsReadable, processTree, watchOthers } from "./usage.ts";
 /** The whole run ends by then, however it stands; an npm install on first use included. */
 const RUN_WITHIN_MS = 360_000;
 
-const USAGE = `usage: npm run bench -- [--quick] [--targets ${KEYS.join(",")}] [--json FILE]
+const USAGE = `usage: npm run bench -- [--quick] [--targets ${KEYS.join(",")}] [--json FILE] | --reading
 
   --quick      fewer and shorter rounds (about 40 s instead of 4 min); docs/benchmarks.md is left as it is
   --targets    measure these only, beside the bare pipe; docs/benchmarks.md is left as it is
-  --json FILE  also write everything measured, round by round`;
+  --json FILE  also write everything measured, round by round
+  --reading    only what reading an event of a stream costs, against JSON.parse of it; fails above 1.5 (8 s)`;
 
-type Options = { quick: boolean; targets: Key[]; json: string | undefined };
+type Options = { reading: boolean; quick: boolean; targets: Key[]; json: string | undefined };
 
 function readOptions(): Options {
   const { values } = parseArgs({
@@ -31,6 +33,7 @@ function readOptions(): Options {
       quick: { type: "boolean", default: false },
       targets: { type: "string" },
       json: { type: "string" },
+      reading: { type: "boolean", default: false },
       help: { type: "boolean", default: false },
     },
   });
@@ -42,6 +45,7 @@ function readOptions(): Options {
   const unknown = chosen.filter((key) => !KEYS.includes(key as Key));
   if (unknown.length > 0) throw new Error(`no such target: ${unknown.join(", ")}\n${USAGE}`);
   return {
+    reading: values.reading,
     quick: values.quick,
     targets: KEYS.filter((key) => key === "pipe" || chosen.includes(key)),
     json: values.json,
@@ -143,6 +147,10 @@ function publish({ measurements, missing, failed, others }: Outcome, plan: Plan,
 
 async function main(): Promise<void> {
   const options = readOptions();
+  if (options.reading) {
+    if (!(await benchReading((line) => console.log(line)))) process.exitCode = 1;
+    return;
+  }
   if (!cpuIsReadable())
     throw new Error(`unsupported on ${process.platform}: CPU per process is read from Linux' /proc`);
   const plan = options.quick ? QUICK : FULL;
