@@ -85,6 +85,7 @@ class BoundStream implements AsyncIterator<unknown> {
   readonly #trace: MethodTrace;
   readonly #dependencies: CarrierDependencies;
   readonly #onAbort = () => this.#abort();
+  #resolvePending: ((result: IteratorResult<unknown>) => void) | undefined;
   #rejectPending: ((error: RpcError) => void) | undefined;
   #failure: RpcError | undefined;
   #ended = false;
@@ -118,24 +119,39 @@ class BoundStream implements AsyncIterator<unknown> {
       return Promise.reject(failure);
     }
     if (this.#ended) return Promise.resolve({ done: true, value: undefined });
-    return new Promise((resolve, reject) => {
-      this.#rejectPending = reject;
-      this.#inner.next().then(
-        (result) => {
-          this.#rejectPending = undefined;
-          if (result.done === true) this.#end();
-          resolve(result);
-        },
-        (thrown) => {
-          this.#rejectPending = undefined;
-          if (this.#ended) return;
-          const error = toRpcError(thrown, this.#call, this.#span, this.#trace, this.#dependencies);
-          this.#end();
-          reject(error);
-        },
-      );
-    });
+    return new Promise(this.#ask);
   }
+
+  // Made once for a stream, not for each message of it.
+  readonly #ask = (resolve: (result: IteratorResult<unknown>) => void, reject: (error: RpcError) => void): void => {
+    this.#resolvePending = resolve;
+    this.#rejectPending = reject;
+    try {
+      this.#inner.next().then(this.#onResult, this.#onThrown);
+    } catch (thrown) {
+      this.#onThrown(thrown);
+    }
+  };
+
+  readonly #onResult = (result: IteratorResult<unknown>): void => {
+    const resolve = this.#resolvePending;
+    // Given up meanwhile: the caller has been told already.
+    if (resolve === undefined) return;
+    this.#resolvePending = undefined;
+    this.#rejectPending = undefined;
+    if (result.done === true) this.#end();
+    resolve(result);
+  };
+
+  readonly #onThrown = (thrown: unknown): void => {
+    const reject = this.#rejectPending;
+    if (reject === undefined) return;
+    this.#resolvePending = undefined;
+    this.#rejectPending = undefined;
+    const error = toRpcError(thrown, this.#call, this.#span, this.#trace, this.#dependencies);
+    this.#end();
+    reject(error);
+  };
 
   async return(): Promise<IteratorResult<unknown>> {
     if (!this.#ended) {
@@ -149,6 +165,7 @@ class BoundStream implements AsyncIterator<unknown> {
     if (this.#ended) return;
     const error = toRpcError(abortReason(this.#call.signal), this.#call, this.#span, this.#trace, this.#dependencies);
     const rejectPending = this.#rejectPending;
+    this.#resolvePending = undefined;
     this.#rejectPending = undefined;
     this.#end();
     void this.#release();
