@@ -68,6 +68,10 @@ describe("the order of candidates", () => {
     ]);
     expect(resolved("n", workers)).toEqual(["shared/n"]);
     expect(index.ordered).toHaveLength(2);
+    // One that has only begun has not been asked for its models yet, whichever of them is heard of first.
+    const begun = running("w", { models: [], health: Health.UNSPECIFIED }, "n1");
+    const asked = running("w", { models: ["m"] }, "n2");
+    expect([resolved("m", [begun, asked]), resolved(AUTO, [asked, begun])]).toEqual([["w/m"], ["w/m"]]);
     // A model that is named twice is still one.
     expect(indexWorkers([running("w", { models: ["m", "m"] })]).byModel.get("m")).toHaveLength(1);
   });

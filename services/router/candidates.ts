@@ -40,8 +40,9 @@ export function indexWorkers(running: readonly RunningWorker[]): WorkerIndex {
     if (known === undefined) workers.set(info.name, { info, nodes: [node] });
     else {
       known.nodes.push(node);
-      // The worker is as well as its healthiest replica.
-      if (rank(info) < rank(known.info)) known.info = info;
+      // The worker is as well as its healthiest replica; one that has only begun knows less than the others.
+      const better = rank(info) - rank(known.info) || known.info.models.length - info.models.length;
+      if (better < 0) known.info = info;
     }
   }
   const ordered = [...workers.values()].sort((a, b) => localFirst(a.info, b.info));
