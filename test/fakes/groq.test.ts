@@ -196,6 +196,10 @@ describe("our adapter against the simulated Groq", () => {
     const ask = (words: number) => worker.complete(request("word ".repeat(words)), startTestCall());
     await ask(8);
     await expect(ask(11)).rejects.toMatchObject({ reason: "PROVIDER_REQUEST_TOO_LARGE" });
-    await expect(ask(7)).rejects.toMatchObject({ reason: "PROVIDER_RATE_LIMITED", retryAfterMs: 30_000 });
+    await expect(ask(7)).rejects.toMatchObject({
+      reason: "PROVIDER_RATE_LIMITED",
+      // The bucket fills while the test runs.
+      retryAfterMs: expect.closeTo(30_000, -4),
+    });
   });
 });
