@@ -202,7 +202,8 @@ export interface NatsServer {
 /**
  * Runs nats-server ("$@") as a child of a shell, which says its pid and ends with it. A second shell waits for the end of
  * standard input, a pipe whose other end only our process holds: when we are gone, however that came about, it takes
- * nats-server down. It can't kill a stranger: the first shell ends it as soon as nats-server has ended.
+ * nats-server down. It can't kill a stranger: the first shell ends it, with its sleep, as soon as nats-server has ended;
+ * the group is theirs alone.
  */
 const WATCHED = `
 exec 3<&0
@@ -216,11 +217,11 @@ exec >&-
   sleep ${STOP_TIMEOUT_MS / 1000} 3<&-
   kill -KILL "$server"
 } 2>/dev/null &
-watcher=$!
 exec 3<&-
 wait "$server"
 code=$?
-kill "$watcher" 2>/dev/null
+trap "" TERM
+kill -TERM 0
 exit "$code"
 `;
 
