@@ -1,4 +1,5 @@
 /** The same conversation through every provider, in its own wire format, by the OpenAI SDK: it comes out the same. */
+import { connect, type NatsConnection } from "@nats-io/transport-node";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
@@ -10,9 +11,21 @@ import {
   startOllamaSimulator,
   startOpenAiSimulator,
 } from "../fakes/index.ts";
+import { type OtlpReceiver, startOtlpReceiver } from "../fakes/otlp.ts";
 import { startMesh, type TestMesh } from "../mesh.ts";
 
-const KEY = "provider-key";
+/** Looked for at the end in everything that came out. */
+const KEY = "sk-canary-provider-key-77f0";
+const CANARIES = [
+  KEY,
+  "You are brief.",
+  "übrigens",
+  "one two three four",
+  "Berlin as JSON",
+  "What is this?",
+  "Think about it",
+  "Let me think",
+];
 const PROVIDERS = [
   { provider: "openai", model: "gpt-4o", start: () => startOpenAiSimulator({ apiKeys: [KEY] }), thinks: undefined },
   { provider: "ollama", model: "qwen3", start: () => startOllamaSimulator(), thinks: "qwen3" },
@@ -62,12 +75,18 @@ const PICTURE =
 
 describe("the same conversation", () => {
   const simulators = new Map<string, Simulator>();
+  const events: string[] = [];
+  let otlp: OtlpReceiver;
+  let nats: NatsConnection;
   let mesh: TestMesh;
   let client: OpenAI;
 
   beforeAll(async () => {
     for (const { provider, start } of PROVIDERS) simulators.set(provider, await start());
+    otlp = await startOtlpReceiver();
     mesh = await startMesh("one node", {
+      settings: { log: { level: "trace" } },
+      environment: otlp.environment,
       workers: PROVIDERS.map(({ provider, model, thinks }) => ({
         name: provider,
         provider,
@@ -76,11 +95,20 @@ describe("the same conversation", () => {
         ...(provider === "ollama" ? {} : { keys: [KEY] }),
       })),
     });
+    nats = await connect({ servers: mesh.nats.url });
+    nats.subscribe("cortex.>", {
+      callback: (_error, message) => {
+        events.push(`${message.subject} ${message.string()}`);
+      },
+    });
+    await nats.flush();
     client = new OpenAI({ apiKey: "any", baseURL: `${mesh.rest}/v1`, maxRetries: 0 });
   });
 
   afterAll(async () => {
+    await nats?.close();
     await mesh?.[Symbol.asyncDispose]();
+    await otlp?.stop();
     await Promise.all([...simulators.values()].map((simulator) => simulator.stop()));
   });
 
@@ -218,6 +246,30 @@ describe("the same conversation", () => {
       expect(streamed).toBe(reasoning_content);
       expect(text).toBe(content);
     });
+  });
+
+  it("leaves no key, prompt or answer in any log line, span or event", async () => {
+    // The key is refused everywhere, and a provider's error quotes the prompt.
+    for (const { provider, model } of PROVIDERS) {
+      const simulator = simulators.get(provider)!;
+      simulator.behave([{ status: 500, body: `I can't do "${CANARIES[5]}" with ${KEY}` }, "error:1", "malformed:1"]);
+      for (let index = 0; index < 3; index++) {
+        const messages: OpenAI.ChatCompletionMessageParam[] = [{ role: "user", content: CANARIES[5]! }];
+        await client.chat.completions.create({ model: `${provider}/${model}`, messages }).catch(() => {});
+      }
+    }
+    const last = await client.chat.completions
+      .create({ model: "openai/gpt-4o", messages: [{ role: "user", content: "end" }] })
+      .withResponse();
+    await otlp.trace(last.response.headers.get("x-trace-id")!, (spans) => spans.length >= 5);
+    await expect
+      .poll(() => events.filter((event) => event.startsWith("cortex.attempt.finished")).length)
+      .toBeGreaterThan(60);
+    const seen = { logs: mesh.output(), spans: otlp.text(), events: events.join("\n") };
+    for (const [where, text] of Object.entries(seen)) {
+      expect(text.length, `something is in the ${where}`).toBeGreaterThan(1_000);
+      for (const canary of CANARIES) expect(text.includes(canary), `"${canary}" is in the ${where}`).toBe(false);
+    }
   });
 });
 
