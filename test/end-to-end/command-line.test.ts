@@ -1,0 +1,359 @@
+/** The command `cortex`, as people and programs use it beside a mesh that runs, and where none does. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { type Simulator, startOpenAiSimulator, unusedPort } from "../fakes/index.ts";
+import { natsServerBin, startMesh, type TestMesh } from "../mesh.ts";
+
+const CORTEX = new URL("../../services/cortex.ts", import.meta.url).pathname;
+const ROOT = new URL("../..", import.meta.url).pathname;
+const KEY = "client-key-7f3a";
+
+interface Outcome {
+  readonly code: number | string;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+let folder: string;
+let natsBin: string;
+
+function start(args: readonly string[], environment: Readonly<Record<string, string>> = {}): ChildProcess {
+  return spawn(process.execPath, [CORTEX, ...args], {
+    cwd: folder,
+    stdio: ["ignore", "pipe", "pipe"],
+    env: {
+      PATH: process.env["PATH"],
+      HOME: process.env["HOME"],
+      PORT: "0",
+      CORTEX_GRPC_PORT: "0",
+      CORTEX_NATS_BIN: natsBin,
+      NODE_COMPILE_CACHE: join(ROOT, "node_modules", ".cache", "cortex"),
+      ...environment,
+    },
+  });
+}
+
+async function outcomeOf(child: ChildProcess): Promise<Outcome> {
+  let stdout = "";
+  let stderr = "";
+  child.stdout!.setEncoding("utf8").on("data", (piece: string) => {
+    stdout += piece;
+  });
+  child.stderr!.setEncoding("utf8").on("data", (piece: string) => {
+    stderr += piece;
+  });
+  const [code, signal] = (await once(child, "close")) as [number | null, string | null];
+  // Whatever goes wrong, nobody is shown a stack.
+  expect(stderr).not.toMatch(/\n\s+at /);
+  return { code: code ?? signal!, stdout, stderr };
+}
+
+/** Runs one command to its end. */
+const cortex = (args: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<Outcome> =>
+  outcomeOf(start(args, environment));
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "cortex-cli-"));
+  natsBin = await natsServerBin();
+});
+
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+describe("beside a mesh", () => {
+  let simulator: Simulator;
+  let mesh: TestMesh;
+  /** A command to the mesh, with its client key unless there is another. */
+  const ask = (args: readonly string[], environment: Readonly<Record<string, string>> = {}) =>
+    cortex([...args, "--address", mesh.grpc], { CORTEX_CLIENT_KEY: KEY, ...environment });
+
+  beforeAll(async () => {
+    simulator = await startOpenAiSimulator();
+    mesh = await startMesh("one node", {
+      workers: [
+        {
+          name: "main",
+          provider: "openai",
+          baseUrl: simulator.url,
+          models: ["gpt-4o", "a", "b", "c", "d"],
+          priority: 1,
+        },
+        { name: "gone", provider: "openai", baseUrl: `http://127.0.0.1:${await unusedPort()}/v1`, models: ["g"] },
+      ],
+      settings: { clients: [{ key: KEY, tenant: "team-a" }] },
+    });
+  });
+
+  afterAll(async () => {
+    await mesh?.[Symbol.asyncDispose]();
+    await simulator?.stop();
+  });
+
+  it("chat streams an answer, and says beside it who gave it", async () => {
+    const [answer, named, json] = await Promise.all([
+      ask(["chat", "hello", "there"]),
+      cortex(["chat", "hi", "-m", "main/gpt-4o", "--address", mesh.grpc, "--key", KEY]),
+      ask(["chat", "--json", "hi"]),
+    ]);
+    expect(answer).toMatchObject({ code: 0, stdout: "You said: hello there\n" });
+    expect(answer.stderr).toMatch(/main\/gpt-4o.*: first token after [\d.]+ s, \d+ tokens/);
+    expect(named).toMatchObject({ code: 0, stdout: "You said: hi\n" });
+    const parts = json.stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as { $case: string; value: { text: string } });
+    expect(parts.map(({ $case }) => $case)).toEqual(["served", "text", "text", "text", "finish", "usage"]);
+    expect(parts.map(({ value }) => value.text ?? "").join("")).toBe("You said: hi");
+    expect(json.stderr).toBe("");
+  });
+
+  it("chat says in a sentence what went wrong", async () => {
+    const [unknown, down, locked, wrong] = await Promise.all([
+      ask(["chat", "hi", "-m", "gpt-4oo"]),
+      ask(["chat", "hi", "-m", "g"]),
+      ask(["chat", "hi"], { CORTEX_CLIENT_KEY: "" }),
+      ask(["chat", "hi"], { CORTEX_CLIENT_KEY: "wrong-key" }),
+    ]);
+    for (const { code, stdout } of [unknown, down, locked, wrong]) expect([code, stdout]).toEqual([1, ""]);
+    expect(unknown.stderr).toMatch(/^cortex: the model "gpt-4oo" does not exist; did you mean "gpt-4o".*\n/);
+    expect(down.stderr).toMatch(/^cortex: no workers available: gone: PROVIDER_UNREACHABLE/);
+    expect(locked.stderr).toContain("CORTEX_CLIENT_KEY");
+    expect(wrong.stderr).toContain("is not known");
+    expect(wrong.stderr).not.toContain("wrong-key");
+  });
+
+  it("chat stops with Ctrl-C, and when nobody reads it any more, and the provider with it", async () => {
+    simulator.behave("tokens:100000,tokenMs:5");
+    try {
+      const interrupted = start(["chat", "hi", "--address", mesh.grpc, "--key", KEY]);
+      const piped = start(["chat", "hi", "--address", mesh.grpc, "--key", KEY]);
+      const outcomes = [interrupted, piped].map(outcomeOf);
+      await Promise.all([once(interrupted.stdout!, "data"), once(piped.stdout!, "data")]);
+      interrupted.kill("SIGINT");
+      piped.stdout!.destroy();
+      const [first, second] = await Promise.all(outcomes);
+      expect(first).toMatchObject({ code: 130, stderr: "" });
+      expect(second).toMatchObject({ code: 130, stderr: "" });
+      const streams = simulator.generations.slice(-2);
+      expect(await Promise.all(streams.map(async ({ ended }) => (await ended).how))).toEqual([
+        "client-closed",
+        "client-closed",
+      ]);
+    } finally {
+      simulator.behave(undefined);
+    }
+  });
+
+  it("workers list is a table for people and JSON for programs", async () => {
+    // The worker that is down has been found out by now.
+    await vi.waitFor(async () => expect((await ask(["health"])).stdout).toContain("gone is unavailable"), 20_000);
+    const [table, json, none, one] = await Promise.all([
+      ask(["workers", "list"]),
+      ask(["workers", "list", "--json"]),
+      ask(["workers", "list", "--provider", "ollama"]),
+      ask(["workers", "list", "--provider", "openai", "--json"]),
+    ]);
+    const cells = table.stdout
+      .split("\n")
+      .filter((line) => line.startsWith("│"))
+      .map((line) => line.split("│").map((cell) => cell.trim()));
+    const column = (name: string) => cells.slice(1).map((row) => row[cells[0]!.indexOf(name)]);
+    expect(column("worker")).toEqual(["gone", "main"]);
+    expect(column("health")).toEqual(["unavailable", "available"]);
+    expect(column("priority")).toEqual(["100", "1"]);
+    expect(column("models")).toEqual(["g", "gpt-4o, a, b +2"]);
+    expect(new Set(column("node"))).toEqual(new Set([mesh.nodes[0]!.id]));
+    const workers = JSON.parse(json.stdout) as Record<string, unknown>[];
+    expect(workers).toMatchObject([
+      { name: "gone", provider: "openai", health: "unavailable", breaker: "closed", node: mesh.nodes[0]!.id },
+      { name: "main", models: ["gpt-4o", "a", "b", "c", "d"], health: "available", simulated: false },
+    ]);
+    expect(none).toMatchObject({ code: 0, stdout: "no workers of provider ollama are running\n" });
+    expect(JSON.parse(one.stdout)).toHaveLength(2);
+  });
+
+  it("health says how the mesh is, and by its exit code whether it can serve", async () => {
+    const [told, json] = await Promise.all([ask(["health"]), ask(["health", "--json"])]);
+    expect(told.code).toBe(0);
+    expect(told.stdout).toMatch(/^degraded: 1 workers available, 0 busy, 1 unavailable; 1 node; Cortex \d/);
+    expect(told.stdout).toContain("  - worker gone is unavailable\n");
+    expect(json.code).toBe(0);
+    expect(JSON.parse(json.stdout)).toMatchObject({ status: "degraded", workersUnavailable: 1, natsConnected: true });
+
+    await simulator.stop();
+    expect((await ask(["chat", "hi"])).code).toBe(1);
+    const [broken, brokenJson] = await Promise.all([ask(["health"]), ask(["health", "--json"])]);
+    expect(broken.code).toBe(1);
+    expect(broken.stdout).toMatch(/^unhealthy: 0 workers available/);
+    expect(brokenJson.code).toBe(1);
+    expect(JSON.parse(brokenJson.stdout)).toMatchObject({ status: "unhealthy" });
+  });
+});
+
+describe("where nothing runs", () => {
+  it.each([["health"], ["workers", "list"], ["chat", "hi"]])("%s says so, and what to do", async (...command) => {
+    const addresses = [`127.0.0.1:${await unusedPort()}`, "nonsense", "http://localhost:8080"];
+    const outcomes = await Promise.all(addresses.map((address) => cortex([...command, "--address", address])));
+    for (const [index, { code, stdout, stderr }] of outcomes.entries()) {
+      expect([code, stdout]).toEqual([1, ""]);
+      expect(stderr).toMatch(/^cortex: the node at /);
+      expect(stderr).toContain(addresses[index]);
+      expect(stderr).toContain("--address host:port");
+    }
+  });
+
+  it("run needs a mesh to join, and services that there are", async () => {
+    const [lonely, unknown] = await Promise.all([cortex(["run", "gateway"]), cortex(["run", "gatway", "router"])]);
+    expect(lonely.code).toBe(1);
+    expect(lonely.stderr).toMatch(/^cortex: no mesh to join: set CORTEX_NATS_URL .*\n.*cortex up/);
+    expect(unknown.code).toBe(1);
+    expect(unknown.stderr).toMatch(/^cortex: there is no service gatway; there are gateway, router/);
+  });
+
+  it("help is a command's first answer, and a mistake's second", async () => {
+    const [help, topic, version, unknown, option, missing] = await Promise.all([
+      cortex(["--help"]),
+      cortex(["chat", "--help"]),
+      cortex(["--version"]),
+      cortex(["wrokers", "list"]),
+      cortex(["health", "--adress", "x"]),
+      cortex(["chat"]),
+    ]);
+    expect(help.code).toBe(0);
+    for (const name of ["up", "run", "chat", "workers", "health", "doctor"]) {
+      expect(help.stdout).toMatch(new RegExp(`^  ${name} `, "m"));
+    }
+    expect(topic.stdout).toMatch(/--model <model>.*auto/);
+    expect(version.stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+    expect(unknown).toMatchObject({ code: 1, stdout: "" });
+    expect(unknown.stderr).toMatch(/unknown command 'wrokers'\n\(Did you mean workers\?\)\n.*--help/);
+    expect(option.stderr).toMatch(/unknown option '--adress'\n\(Did you mean --address\?\)/);
+    expect(missing.stderr).toContain("missing required argument 'prompt'");
+  });
+});
+
+interface Finding {
+  readonly check: string;
+  readonly result: "ok" | "warning" | "wrong";
+  readonly message: string;
+  readonly remedy: string;
+}
+
+describe("doctor", () => {
+  let simulator: Simulator;
+
+  beforeAll(async () => {
+    simulator = await startOpenAiSimulator({ apiKeys: ["right-key"] });
+  });
+
+  afterAll(() => simulator.stop());
+
+  /** What the doctor finds with these workers, for people and for programs. */
+  async function examined(workers: readonly object[], environment: Readonly<Record<string, string>> = {}) {
+    const file = join(await mkdtemp(join(folder, "doctor-")), "cortex.yaml");
+    await writeFile(file, JSON.stringify({ workers }));
+    const [people, programs] = await Promise.all([
+      cortex(["doctor", "--config", file], environment),
+      cortex(["doctor", "--config", file, "--json"], environment),
+    ]);
+    expect(programs.code).toBe(people.code);
+    const findings = JSON.parse(programs.stdout) as Finding[];
+    const marks = { ok: "✓", warning: "!", wrong: "✗" };
+    for (const { check, result, message, remedy } of findings) {
+      // The same is told to both; what is not well has a remedy.
+      expect(people.stdout).toContain(`${marks[result]} ${check}: ${message}\n`);
+      if (result !== "ok" && remedy !== "") expect(people.stdout).toContain(`    → ${remedy.split("\n")[0]}`);
+      if (result === "wrong") expect(remedy).not.toBe("");
+    }
+    const found = (check: string) => findings.find((finding) => finding.check === check)!;
+    return { code: people.code, findings, found, file };
+  }
+
+  it("finds nothing where all is well", async () => {
+    const worker = {
+      name: "main",
+      provider: "openai",
+      baseUrl: simulator.url,
+      keys: ["right-key"],
+      models: ["a", "b"],
+    };
+    const { code, findings, found, file } = await examined([worker, { name: "sim", provider: "sim" }]);
+    expect(code).toBe(0);
+    // Not every machine that tests has as many file descriptors as one that serves.
+    expect(findings.filter(({ result, check }) => result !== "ok" && check !== "file descriptors")).toEqual([]);
+    expect(findings.map(({ check }) => check)).toEqual([
+      "Node",
+      "file descriptors",
+      "configuration",
+      "NATS",
+      "REST port",
+      "gRPC port",
+      "worker main",
+      "worker sim",
+    ]);
+    expect(found("configuration").message).toContain(file);
+    expect(found("worker main").message).toBe(`${simulator.url} answers; 2 models`);
+    expect(found("worker sim").message).toBe("a simulation");
+  });
+
+  it("says what is wrong with a worker: down, refused, or not to be made at all", async () => {
+    const baseUrl = `http://127.0.0.1:${await unusedPort()}/v1`;
+    const { code, found } = await examined([
+      { name: "down", provider: "openai", baseUrl, keys: ["k"], models: ["m"] },
+      { name: "refused", provider: "openai", baseUrl: simulator.url, keys: ["canary-key"] },
+      { name: "odd", provider: "sim", options: { speed: 1 } },
+      { name: "well", provider: "sim" },
+    ]);
+    expect(code).toBe(1);
+    expect(found("worker down")).toMatchObject({ result: "warning" });
+    expect(found("worker down").remedy).toContain(baseUrl);
+    expect(found("worker refused")).toMatchObject({ result: "warning" });
+    expect(found("worker refused").message).toContain("refused");
+    expect(JSON.stringify(found("worker refused"))).not.toContain("canary-key");
+    expect(found("worker odd")).toMatchObject({ result: "wrong" });
+    expect(found("worker odd").message).toContain("options.speed");
+    // One that is wrong does not hide the others.
+    expect(found("worker well")).toMatchObject({ result: "ok" });
+  });
+
+  it("does not take a worker that is down for an illness of Cortex", async () => {
+    const baseUrl = `http://127.0.0.1:${await unusedPort()}/v1`;
+    const { code } = await examined([{ name: "down", provider: "openai", baseUrl, keys: ["k"], models: ["m"] }]);
+    expect(code).toBe(0);
+  });
+
+  it("says that there is no nats-server, and how to get one", async () => {
+    const { code, found } = await examined([], { CORTEX_NATS_BIN: join(folder, "no-such-server") });
+    expect(code).toBe(1);
+    expect(found("NATS")).toMatchObject({ result: "wrong" });
+    expect(found("NATS").remedy).toContain("CORTEX_NATS_BIN");
+  });
+
+  it("says that NATS does not answer where it should be, or that this is no address", async () => {
+    const url = `nats://127.0.0.1:${await unusedPort()}`;
+    const [silent, odd] = await Promise.all([
+      examined([], { CORTEX_NATS_URL: url }),
+      examined([], { CORTEX_NATS_URL: "nats://a b:c" }),
+    ]);
+    expect(silent.found("NATS")).toMatchObject({ result: "wrong" });
+    expect(silent.found("NATS").message).toContain(`${new URL(url).host} does not answer`);
+    expect(odd.found("NATS")).toMatchObject({ result: "wrong", message: "CORTEX_NATS_URL is no address" });
+  });
+
+  it("says which field of the configuration is wrong, and which port is taken", async () => {
+    const broken = await examined([{ name: "A", provider: "opneai" }]);
+    expect(broken.code).toBe(1);
+    for (const field of ["workers[0].name", "workers[0].provider"]) {
+      expect(broken.found("configuration").message).toContain(field);
+    }
+    const port = String(simulator.port);
+    const taken = await examined([], { PORT: port });
+    expect(taken.code).toBe(0);
+    expect(taken.found("REST port")).toMatchObject({ result: "warning" });
+    expect(taken.found("REST port").message).toContain(`${port} on 127.0.0.1 is taken`);
+    expect(taken.found("REST port").remedy).toContain("PORT");
+  });
+});
