@@ -28,6 +28,8 @@ async function withNode<T>(
   const deadlineAtMs = Date.now() + timeoutMs;
   const call = startCall({ tenant: "", requestId: randomUUID(), trace: NO_TRACE, deadlineAtMs });
   process.once("SIGINT", () => call.cancel());
+  // Whoever reads the output has seen enough of it, as `head` has.
+  process.stdout.once("error", () => call.cancel());
   try {
     return await ask(channel, call);
   } finally {
@@ -122,6 +124,7 @@ export async function listWorkers(options: ClientOptions & { readonly provider: 
     process.stdout.write(`${JSON.stringify(plain, null, 2)}\n`);
     return 0;
   }
+  const nobody = `no workers ${options.provider === "" ? "" : `of provider ${options.provider} `}are running`;
   const head = ["worker", "provider", "priority", "health", "breaker", "keys", "active", "models", "node"];
   const table = new Table({ head, style: { head: [], border: [] } });
   for (const { info, node } of rows) {
@@ -130,7 +133,7 @@ export async function listWorkers(options: ClientOptions & { readonly provider: 
     const state = [HEALTH_NAMES[health], BREAKER_NAMES[breaker], summarizeKeys(keys)];
     table.push([name, provider, priority, ...state, activeRequests, shown, node]);
   }
-  process.stdout.write(rows.length === 0 ? "no workers are running\n" : `${table.toString()}\n`);
+  process.stdout.write(rows.length === 0 ? `${nobody}\n` : `${table.toString()}\n`);
   return 0;
 }
 

@@ -94,7 +94,7 @@ function readConfiguration(
   try {
     const loaded = loadConfiguration({ file: config, providers: providersOf(services) });
     const source = {
-      file: loaded.file ?? "",
+      file: "it",
       environment: "provider keys in the environment",
       nothing: "the defaults",
     };

@@ -15,6 +15,8 @@ export const VERSION = (
 /** Runs one command line; returns the exit code. Every failure is told in words that help, on standard error. */
 export async function runCommandLine(args: readonly string[], services: readonly ServiceEntry[]): Promise<number> {
   let exitCode = 0;
+  // A reader that has gone is no reason to end with a stack; who writes much listens for it too, and stops.
+  process.stdout.on("error", () => {});
   const program = new Command("cortex")
     .description("A gateway and routing mesh for large language models.")
     .version(VERSION)
@@ -105,6 +107,7 @@ function explain(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode;
   // What was being started would go on, and hold the process; nobody has been served by it yet.
   if (error instanceof StartInterrupted) process.exit(INTERRUPTED);
+  if (error instanceof RpcError && error.reason === "CANCELLED") return INTERRUPTED;
   if (error instanceof ConfigurationError || error instanceof StartError) {
     process.stderr.write(`cortex: ${error.message}\n`);
   } else if (error instanceof RpcError) {

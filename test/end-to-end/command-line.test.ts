@@ -311,7 +311,7 @@ describe("doctor", () => {
     expect(found("worker down")).toMatchObject({ result: "warning" });
     expect(found("worker down").remedy).toContain(baseUrl);
     expect(found("worker refused")).toMatchObject({ result: "warning" });
-    expect(found("worker refused").message).toContain("refused");
+    expect(found("worker refused").message).toContain("Incorrect API key");
     expect(JSON.stringify(found("worker refused"))).not.toContain("canary-key");
     expect(found("worker odd")).toMatchObject({ result: "wrong" });
     expect(found("worker odd").message).toContain("options.speed");
