@@ -94,7 +94,10 @@ function npm(): string {
 /** A copy of the working tree as a clone would have it, with what is installed here. */
 async function copyProject(target: string): Promise<void> {
   const listed = execFileSync("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], { cwd: ROOT });
-  const files = listed.toString().split("\0").filter((file) => file !== "" && file !== "node_modules");
+  const files = listed
+    .toString()
+    .split("\0")
+    .filter((file) => file !== "" && file !== "node_modules");
   await Promise.all([...new Set(files.map(dirname))].map((name) => mkdir(join(target, name), { recursive: true })));
   await Promise.all(
     files.map((file) =>
