@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { Health } from "../libs/gen/cortex/provider/v1/provider.ts";
-import { RegistryServiceDefinition } from "../libs/gen/cortex/registry/v1/registry.ts";
+import { Locality, RegistryServiceDefinition } from "../libs/gen/cortex/registry/v1/registry.ts";
 import { type NatsServer, resolveNatsServer, startNatsServer } from "../libs/host/nats-server.ts";
 import { type Channel, connect, type OwnedCall, startCall } from "../libs/rpc/index.ts";
 import { NO_TRACE } from "../libs/telemetry/index.ts";
@@ -154,7 +154,7 @@ export async function startMesh(shape: Shape, options: TestMeshOptions): Promise
       output: () => nodes.map((node) => node.output()).join(""),
       workersWithHealth: async (health) => {
         const { workers } = await ask(find("router").grpc, (channel, call) =>
-          channel.client(RegistryServiceDefinition).list({ provider: "" }, call),
+          channel.client(RegistryServiceDefinition).list({ provider: "", locality: Locality.UNSPECIFIED }, call),
         );
         return workers.flatMap(({ info }) => (info?.health === health ? [info.name] : [])).sort();
       },

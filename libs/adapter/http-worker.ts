@@ -124,6 +124,10 @@ class HttpWorker implements Worker, AttemptHost {
       simulated: simulated ?? false,
       keys: this.keys.info(),
       breakerStatistics: this.breaker.statistics(),
+      weight: this.#settings.weight ?? 1,
+      modelProperties: this.#settings.modelProperties ?? {},
+      draining: false,
+      tokensPerSecondMin: this.#settings.limits?.tokensPerSecondMin ?? 0,
     };
   }
 

@@ -121,7 +121,7 @@ export class PartStream implements AsyncIterableIterator<StreamResponse, undefin
   }
 
   #take(): Result {
-    const value: StreamResponse = { parts: this.waiting };
+    const value: StreamResponse = { parts: this.waiting, key: "" };
     this.waiting = [];
     this.#bytes = 0;
     if (this.#paused) {

@@ -28,7 +28,7 @@ describe("the provider service", () => {
     provider.add(createTestWorker(server.url, { name: "b" }));
     const { service } = provider;
 
-    const streamed = await collect(service.stream({ worker: "a", completion: REQUEST }, call));
+    const streamed = await collect(service.stream({ worker: "a", completion: REQUEST, lastResort: false }, call));
     expect(kinds(streamed.parts)).toEqual(["served", "text", "text", "finish", "usage"]);
     expect(streamed.parts[0]?.part?.value).toMatchObject({ worker: "a", provider: "test" });
     expect(await service.listModels({ worker: "a" }, call)).toMatchObject({ models: [{ id: "m-1" }] });
@@ -76,6 +76,10 @@ describe("the provider service", () => {
           openedAtMs: 0,
           concurrentRequestsMax: 0,
         },
+        weight: 1,
+        modelProperties: {},
+        draining: false,
+        tokensPerSecondMin: 0,
       },
       expect.objectContaining({ name: "b", priority: 5, capabilities: [], baseUrl: "http://127.0.0.1:1" }),
     ]);
@@ -88,8 +92,12 @@ describe("the provider service", () => {
     const error = { reason: "WORKER_NOT_FOUND", message: 'there is no worker "x" on this node' };
     await expect(service.checkHealth({ worker: "x" }, call)).rejects.toMatchObject(error);
     await expect(service.getInfo({ worker: "x" }, call)).rejects.toMatchObject(error);
-    await expect(service.complete({ worker: "x", completion: REQUEST }, call)).rejects.toMatchObject(error);
-    expect(() => service.stream({ worker: "x", completion: REQUEST }, call)).toThrow(expect.objectContaining(error));
+    await expect(service.complete({ worker: "x", completion: REQUEST, lastResort: false }, call)).rejects.toMatchObject(
+      error,
+    );
+    expect(() => service.stream({ worker: "x", completion: REQUEST, lastResort: false }, call)).toThrow(
+      expect.objectContaining(error),
+    );
   });
 
   it("names the field that is missing", async () => {
@@ -99,18 +107,18 @@ describe("the provider service", () => {
     const worker = "a";
     const missing = (field: string) => ({ reason: "INVALID_REQUEST", message: `${field} is missing`, field });
     await expect(service.checkHealth({ worker: "" }, call)).rejects.toMatchObject(missing("worker"));
-    await expect(service.complete({ worker }, call)).rejects.toMatchObject(missing("completion"));
+    await expect(service.complete({ worker, lastResort: false }, call)).rejects.toMatchObject(missing("completion"));
     const noModel = CompletionRequest.fromPartial({ ...REQUEST, model: "" });
-    await expect(service.complete({ worker, completion: noModel }, call)).rejects.toMatchObject(
+    await expect(service.complete({ worker, completion: noModel, lastResort: false }, call)).rejects.toMatchObject(
       missing("completion.model"),
     );
     const noMessages = CompletionRequest.fromPartial({ model: "m" });
-    expect(() => service.stream({ worker, completion: noMessages }, call)).toThrow(
+    expect(() => service.stream({ worker, completion: noMessages, lastResort: false }, call)).toThrow(
       expect.objectContaining(missing("completion.messages")),
     );
-    await expect(service.embed({ worker }, call)).rejects.toMatchObject(missing("embedding"));
+    await expect(service.embed({ worker, lastResort: false }, call)).rejects.toMatchObject(missing("embedding"));
     const noInputs = EmbeddingRequest.fromPartial({ model: "m" });
-    await expect(service.embed({ worker, embedding: noInputs }, call)).rejects.toMatchObject(
+    await expect(service.embed({ worker, embedding: noInputs, lastResort: false }, call)).rejects.toMatchObject(
       missing("embedding.inputs"),
     );
     await provider.close();

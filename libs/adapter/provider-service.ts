@@ -56,10 +56,12 @@ export function createProviderService(): ProviderService {
       checkHealth: async ({ worker }, call) => find(worker).checkHealth(call),
       complete: async ({ worker, completion }, call) => ({
         completion: await find(worker).complete(checkCompletion(completion), call),
+        key: "",
       }),
       stream: ({ worker, completion }, call) => find(worker).stream(checkCompletion(completion), call),
       embed: async ({ worker, embedding }, call) => ({
         embedding: await find(worker).embed(checkEmbedding(embedding), call),
+        key: "",
       }),
       listModels: async ({ worker }, call) => ({ models: await find(worker).listModels(call) }),
       getInfo: async ({ worker }) => ({

@@ -1,4 +1,5 @@
 /** A worker as it is configured: what `cortex.yaml`, the environment and the registry come to in the end. */
+import type { ModelProperties } from "../gen/cortex/provider/v1/provider.ts";
 import type { Timeouts } from "./dialect.ts";
 
 /** Everything optional is the dialect's default when it is absent. */
@@ -16,7 +17,13 @@ export interface WorkerSettings {
   readonly priority?: number | undefined;
   readonly capabilities?: readonly string[] | undefined;
   readonly pool?: { readonly connections?: number | undefined; readonly keepAliveMs?: number | undefined } | undefined;
-  readonly limits?: { readonly concurrent?: number | undefined } | undefined;
+  readonly limits?:
+    | { readonly concurrent?: number | undefined; readonly tokensPerSecondMin?: number | undefined }
+    | undefined;
+  /** Its share of the requests under the strategy `weighted`; 1 when absent. */
+  readonly weight?: number | undefined;
+  /** What is known of its models; `*` stands for all that have no entry of their own. */
+  readonly modelProperties?: Readonly<Record<string, ModelProperties>> | undefined;
   readonly timeouts?: { readonly [K in keyof Timeouts]?: number | undefined } | undefined;
   readonly breaker?: { readonly failures?: number | undefined; readonly resetMs?: number | undefined } | undefined;
   /** Settings that only this provider's dialect understands, for example the pace of `sim`. */

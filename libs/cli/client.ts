@@ -4,7 +4,7 @@ import Table from "cli-table3";
 import { HealthServiceDefinition, Status } from "../gen/cortex/health/v1/health.ts";
 import { FinishReason, Role, type Served, type Usage } from "../gen/cortex/llm/v1/llm.ts";
 import { BreakerState, Health, type KeyInfo, KeyState } from "../gen/cortex/provider/v1/provider.ts";
-import { RegistryServiceDefinition } from "../gen/cortex/registry/v1/registry.ts";
+import { Locality, RegistryServiceDefinition } from "../gen/cortex/registry/v1/registry.ts";
 import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
 import { type Call, type Channel, connect, startCall } from "../rpc/index.ts";
 import { NO_TRACE } from "../telemetry/index.ts";
@@ -110,7 +110,9 @@ function summarizeKeys(keys: readonly KeyInfo[]): string {
 /** Prints the workers of the mesh. */
 export async function listWorkers(options: ClientOptions & { readonly provider: string }): Promise<number> {
   const { workers } = await withNode(options, QUESTION_TIMEOUT_MS, (channel, call) =>
-    channel.client(RegistryServiceDefinition).list({ provider: options.provider }, call),
+    channel
+      .client(RegistryServiceDefinition)
+      .list({ provider: options.provider, locality: Locality.UNSPECIFIED }, call),
   );
   const rows = workers.flatMap(({ info, node }) => (info === undefined ? [] : [{ info, node }]));
   if (options.json === true) {

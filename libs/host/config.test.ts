@@ -52,6 +52,11 @@ describe("cortex.yaml", () => {
         strategy: "local_first",
         models: {},
         attemptsMax: 8,
+        waitMaxMs: 10_000,
+        retryRatio: 0.2,
+        continuation: true,
+        hedging: { enabled: false, ratio: 0.02 },
+        queue: { size: 1_000, waitMaxMs: 30_000 },
         timeoutMs: 1_800_000,
       });
     }
@@ -96,13 +101,13 @@ log: { level: warn }
     ]);
     expect(configuration.routing).toMatchObject({
       attemptsMax: 3,
-      models: { fast: ["groq-main/llama-3.3-70b-versatile", "ollama-local/gemma3:4b"] },
+      models: { fast: { targets: ["groq-main/llama-3.3-70b-versatile", "ollama-local/gemma3:4b"] } },
     });
     expect(configuration.clients).toEqual([
-      { key: "t", tenant: "team-a" },
-      { key: "prefix-a-b", tenant: "default" },
-      { key: "x", tenant: "default" },
-      { key: "y", tenant: "default" },
+      { key: "t", tenant: "team-a", admin: false },
+      { key: "prefix-a-b", tenant: "default", admin: false },
+      { key: "x", tenant: "default", admin: false },
+      { key: "y", tenant: "default", admin: false },
     ]);
     expect(configuration.node).toEqual({ zone: "eu", drainMs: 5 });
     expect(configuration.log.level).toBe("warn");

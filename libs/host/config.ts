@@ -33,14 +33,39 @@ const workerSchema = z.strictObject({
     ),
   models: z.array(nonEmpty).min(1).optional().describe("Asked from the provider when absent."),
   priority: z.int().min(0).max(10_000).optional().describe("Lower is tried first."),
-  capabilities: z.array(nonEmpty).optional().describe("What it is good at: code, vision, tools, …"),
+  capabilities: z
+    .array(nonEmpty)
+    .optional()
+    .describe("What all its models can do: code, vision, tools, …; docs/routing.md lists the words."),
+  weight: z.int().min(0).max(10_000).optional().describe("Its share under the strategy weighted; 1 by default."),
+  modelProperties: z
+    .record(
+      nonEmpty,
+      z.strictObject({
+        capabilities: z.array(nonEmpty).default([]).describe("Instead of the worker's own."),
+        contextTokensMax: z.int().positive().optional().describe("Prompt and answer together."),
+        inputCostUsdPerMillion: z.number().min(0).optional().describe("US dollars for a million tokens."),
+        outputCostUsdPerMillion: z.number().min(0).optional().describe("US dollars for a million tokens."),
+      }),
+    )
+    .optional()
+    .describe('What is known of its models, by name; "*" stands for all others.'),
   pool: z
     .strictObject({
       connections: z.int().positive().max(10_000).optional().describe("Open to the provider at once."),
       keepAliveMs: milliseconds.optional().describe("How long an idle connection is kept."),
     })
     .optional(),
-  limits: z.strictObject({ concurrent: z.int().positive().optional().describe("Requests served at once.") }).optional(),
+  limits: z
+    .strictObject({
+      concurrent: z.int().positive().optional().describe("Requests served at once."),
+      tokensPerSecondMin: z
+        .number()
+        .positive()
+        .optional()
+        .describe("A stream that begins slower counts as broken; no such limit by default."),
+    })
+    .optional(),
   timeouts: z
     .strictObject({
       connectMs: milliseconds.optional().describe("Until the connection stands."),
@@ -59,19 +84,67 @@ const workerSchema = z.strictObject({
   options: z.record(z.string(), z.unknown()).optional().describe("What only this provider's adapter understands."),
 });
 
+/** The names of the strategies; docs/routing.md says what each does. */
+export const STRATEGY_NAMES = [
+  "local_first",
+  "round_robin",
+  "least_loaded",
+  "weighted",
+  "latency",
+  "cost",
+  "affinity",
+] as const;
+const strategy = z.enum(STRATEGY_NAMES);
+
+const routeTargets = z.array(nonEmpty).min(1).describe("Models, each tried only when those before it have failed.");
+const routeSchema = z.strictObject({
+  targets: routeTargets,
+  strategy: strategy.optional().describe("Orders the workers of all targets together."),
+  continuation: z.boolean().optional().describe("Instead of routing.continuation."),
+  hedging: z.boolean().optional().describe("Instead of routing.hedging.enabled."),
+});
+
 const fileSchema = z.strictObject({
   workers: z.array(workerSchema).optional(),
   routing: z
     .strictObject({
-      strategy: z
-        .enum(["local_first"])
-        .default("local_first")
-        .describe("The order of the workers: lowest priority number first."),
+      strategy: strategy.default("local_first").describe("The order in which workers are tried; docs/routing.md."),
       models: z
-        .record(z.string(), z.array(nonEmpty).min(1))
+        .record(nonEmpty, z.union([routeTargets.transform((targets) => ({ targets })), routeSchema]))
         .default({})
-        .describe("Routes: a name that clients ask for, and the models that it stands for, first choice first."),
-      attemptsMax: z.int().positive().max(100).default(8).describe("Workers tried for one request."),
+        .describe(
+          "Routes: a name that clients ask for, or a pattern such as gpt-*, and the models that it stands for, " +
+            "first choice first.",
+        ),
+      attemptsMax: z.int().positive().max(100).default(8).describe("Attempts for one request, all workers together."),
+      waitMaxMs: z
+        .int()
+        .min(0)
+        .default(10_000)
+        .describe("How long a request waits for a worker that rests, when nobody else is left; 0 for not at all."),
+      retryRatio: z
+        .number()
+        .min(0)
+        .max(1)
+        .default(0.2)
+        .describe("A worker that has failed is tried again at most so often, as a part of all requests."),
+      continuation: z
+        .boolean()
+        .default(true)
+        .describe("A text whose worker fails in the middle is continued by another one."),
+      hedging: z
+        .strictObject({
+          enabled: z.boolean().default(false).describe("Ask a second worker when the first one is late."),
+          ratio: z.number().positive().max(1).default(0.02).describe("At most so many extra calls, as a part of all."),
+        })
+        .prefault({}),
+      queue: z
+        .strictObject({
+          size: z.int().min(0).max(1_000_000).default(1_000).describe("Requests that wait, in each router."),
+          waitMaxMs: z.int().positive().default(30_000).describe("How long one waits at most."),
+        })
+        .prefault({})
+        .describe("For requests whose workers are all at limits.concurrent."),
       timeoutMs: milliseconds.default(1_800_000).describe("For a whole request, unless the client gives a deadline."),
     })
     .prefault({}),
@@ -85,7 +158,13 @@ const fileSchema = z.strictObject({
     })
     .prefault({}),
   clients: z
-    .array(z.strictObject({ key: nonEmpty, tenant: nonEmpty.default("default") }))
+    .array(
+      z.strictObject({
+        key: nonEmpty,
+        tenant: nonEmpty.default("default"),
+        admin: z.boolean().default(false).describe("May add, change, remove and drain workers."),
+      }),
+    )
     .default([])
     .describe("Keys that clients must send. Without any, everybody who reaches the port is served."),
   node: z
@@ -219,7 +298,7 @@ export function loadConfiguration(options: {
   const clientKeys = (environment["CORTEX_CLIENT_KEYS"] ?? "").split(",").filter((key) => key.trim() !== "");
   return {
     ...parsed,
-    clients: [...parsed.clients, ...clientKeys.map((key) => ({ key: key.trim(), tenant: "default" }))],
+    clients: [...parsed.clients, ...clientKeys.map((key) => ({ key: key.trim(), tenant: "default", admin: false }))],
     log: { level: logLevel ?? parsed.log.level },
     workers,
     workersFrom,

@@ -82,6 +82,7 @@ const REFUSING: Router = {
   complete: () => Promise.reject(new RpcError("UNIMPLEMENTED", "not in this test")),
   embed: () => Promise.reject(new RpcError("UNIMPLEMENTED", "not in this test")),
   listModels: () => Promise.reject(new RpcError("UNIMPLEMENTED", "not in this test")),
+  explain: () => Promise.reject(new RpcError("UNIMPLEMENTED", "not in this test")),
   stream: () => {
     throw new RpcError("UNIMPLEMENTED", "not in this test");
   },

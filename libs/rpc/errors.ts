@@ -51,6 +51,13 @@ export const CATALOGUE = {
     meaning: "The client key is missing or unknown.",
     remedy: "Send a key that the operator gave out as Authorization: Bearer KEY.",
   },
+  PERMISSION_DENIED: {
+    code: status.PERMISSION_DENIED,
+    class: "request",
+    breaker: false,
+    meaning: "The client key may not do this.",
+    remedy: "Use a key of an administrator: clients[].admin in the configuration.",
+  },
   MODEL_NOT_FOUND: {
     code: status.NOT_FOUND,
     class: "request",
@@ -113,6 +120,14 @@ export const CATALOGUE = {
     breaker: false,
     meaning: "Every worker that could serve the request failed or is down; the message gives each one's reason.",
     remedy: "Try again; operators: cortex workers list, cortex doctor.",
+  },
+  OVERLOADED: {
+    code: status.UNAVAILABLE,
+    class: "provider",
+    breaker: false,
+    meaning:
+      "Every worker that could serve the request is at its limit, and the queue for them is full or took too long.",
+    remedy: "Wait as long as Retry-After says; operators: raise limits.concurrent, add workers, or see routing.queue.",
   },
   STREAM_INTERRUPTED: {
     code: status.UNAVAILABLE,
@@ -190,6 +205,20 @@ export const CATALOGUE = {
     breaker: true,
     meaning: "The provider's answer ended before it was finished.",
     remedy: "Try again.",
+  },
+  PROVIDER_TOO_SLOW: {
+    code: status.UNAVAILABLE,
+    class: "provider",
+    breaker: false,
+    meaning: "The answer began slower than the worker's limits.tokensPerSecondMin.",
+    remedy: "Try again; operators: lower limits.tokensPerSecondMin if the model is never faster.",
+  },
+  CONTINUATION_MISMATCH: {
+    code: status.UNAVAILABLE,
+    class: "worker",
+    breaker: false,
+    meaning: "The worker that took an interrupted answer over did not go on where it had stopped.",
+    remedy: "Ask again; operators: give models that continue a text the capability prefill.",
   },
   PROVIDER_TIMEOUT: {
     code: status.UNAVAILABLE,

@@ -84,14 +84,14 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
       const gapMs = 1_000 / pace.tokensPerSecond;
       for (const [index, token] of answer.tokens.entries()) {
         const text: Part = { part: { $case: "text", value: { text: token, choice: 0, logprobs: [] } } };
-        yield { parts: index === 0 ? [...head, text] : [text] };
+        yield { key: "", parts: index === 0 ? [...head, text] : [text] };
         await pause(gapMs, call);
       }
       const end: Part[] = [
         { part: { $case: "finish", value: { choice: 0, reason: answer.finishReason } } },
         { part: { $case: "usage", value: answer.usage } },
       ];
-      yield { parts: answer.tokens.length === 0 ? [...head, ...end] : end };
+      yield { key: "", parts: answer.tokens.length === 0 ? [...head, ...end] : end };
       span.set({
         [ATTRIBUTE.inputTokens]: answer.usage.inputTokens,
         [ATTRIBUTE.outputTokens]: answer.usage.outputTokens,
@@ -122,6 +122,10 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
       concurrentRequestsMax: 0,
       simulated: true,
       keys: [],
+      weight: settings.weight ?? 1,
+      modelProperties: settings.modelProperties ?? {},
+      draining: false,
+      tokensPerSecondMin: settings.limits?.tokensPerSecondMin ?? 0,
     }),
     checkHealth: async () => ({ health: Health.AVAILABLE, latencyMs: 0, message: "" }),
     async complete(request, call): Promise<Completion> {

@@ -1,5 +1,5 @@
 /** One try of one worker: its span, its account, and the event that tells of it, however it ends. */
-import { AttemptFinished, AttemptOutcome, UsageSource } from "../../libs/gen/cortex/events/v1/events.ts";
+import { AttemptFinished, AttemptKind, AttemptOutcome, UsageSource } from "../../libs/gen/cortex/events/v1/events.ts";
 import type { Usage } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { CATALOGUE, type Call, type RpcError, withTrace } from "../../libs/rpc/index.ts";
 import { ATTRIBUTE, EVENT, SPAN, SPAN_EVENT, type Span, traceFields } from "../../libs/telemetry/index.ts";
@@ -103,6 +103,10 @@ export class Attempt {
       usage: this.usage,
       usageSource: this.usage === undefined ? UsageSource.UNKNOWN : UsageSource.REPORTED,
       stream,
+      kind: number === 1 ? AttemptKind.FIRST : AttemptKind.FAILOVER,
+      key: "",
+      routerNode: this.#dependencies.nodeId,
+      strategy: "local_first",
     };
     events.publish(EVENT.attemptFinished, AttemptFinished, event, this.#span.context);
   }
@@ -114,4 +118,5 @@ const OUTCOME_NAMES: Record<AttemptOutcome, string> = {
   [AttemptOutcome.FAILED]: "failed",
   [AttemptOutcome.INTERRUPTED]: "interrupted",
   [AttemptOutcome.CANCELLED]: "cancelled",
+  [AttemptOutcome.SUPERSEDED]: "superseded",
 };

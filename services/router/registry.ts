@@ -24,6 +24,8 @@ export function createRegistry({
     info,
     node,
     locality: node === nodeId ? Locality.LOCAL : Locality.REMOTE,
+    added: false,
+    preferredNode: "",
   });
   return {
     async register({ worker }) {
@@ -40,6 +42,12 @@ export function createRegistry({
     async list({ provider }) {
       const workers = directory.workers().filter(({ info }) => provider === "" || info?.provider === provider);
       return { workers: workers.map(toRegistered) };
+    },
+    async update() {
+      throw new RpcError("UNIMPLEMENTED", "not yet");
+    },
+    async drain() {
+      throw new RpcError("UNIMPLEMENTED", "not yet");
     },
     async remove({ name }) {
       await directory.removeDesiredWorker(name);

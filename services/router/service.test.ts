@@ -37,7 +37,7 @@ const warning = (code: string): Part => ({ part: { $case: "warning", value: { co
 const text = (value: string): Part => ({ part: { $case: "text", value: { text: value, choice: 0, logprobs: [] } } });
 const finish: Part = { part: { $case: "finish", value: { choice: 0, reason: FinishReason.STOP } } };
 const usage = (value: Usage): Part => ({ part: { $case: "usage", value } });
-const chunk = (...parts: Part[]): ProviderStreamResponse => ({ parts });
+const chunk = (...parts: Part[]): ProviderStreamResponse => ({ parts, key: "" });
 const request: CompletionRequest = {
   model: "m",
   messages: [{ role: Role.USER, name: "", content: [{ part: { $case: "text", value: "hi" } }] }],
@@ -164,11 +164,11 @@ class FakeMesh {
       complete: async ({ worker, completion }, call) => {
         this.requests.push(completion!);
         const reported = await behaviourOf(worker).complete!(completion!, call, node);
-        return { completion: { choices: [], usage: reported, warnings: [] } };
+        return { completion: { choices: [], usage: reported, warnings: [] }, key: "" };
       },
       embed: async ({ worker, embedding }, call) => {
         const reported = await behaviourOf(worker).complete!({ ...request, model: embedding!.model }, call, node);
-        return { embedding: { embeddings: [{ values: [1] }], usage: reported, warnings: [] } };
+        return { embedding: { embeddings: [{ values: [1] }], usage: reported, warnings: [] }, key: "" };
       },
     };
   }

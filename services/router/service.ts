@@ -73,7 +73,10 @@ export function createRouter(dependencies: RouterDependencies): Service<typeof R
       const request = required(completion);
       const { result, attempts } = await serveWhole(request.model, call, async (attempt) => {
         const { worker, model } = attempt.candidate;
-        const response = await provider(attempt).complete({ worker, completion: { ...request, model } }, attempt.call);
+        const response = await provider(attempt).complete(
+          { worker, completion: { ...request, model }, lastResort: false },
+          attempt.call,
+        );
         return response.completion ?? missingAnswer(worker);
       });
       return { completion: result satisfies Completion, attempts };
@@ -85,7 +88,10 @@ export function createRouter(dependencies: RouterDependencies): Service<typeof R
           const request = required(completion);
           return new RoutedStream(plan(request.model, true, call), (attempt) => {
             const { worker, model } = attempt.candidate;
-            return provider(attempt).stream({ worker, completion: { ...request, model } }, attempt.call);
+            return provider(attempt).stream(
+              { worker, completion: { ...request, model }, lastResort: false },
+              attempt.call,
+            );
           });
         },
       };
@@ -98,10 +104,17 @@ export function createRouter(dependencies: RouterDependencies): Service<typeof R
       if (request.inputs.length === 0) throw new RpcError("INVALID_REQUEST", "input is empty", { field: "input" });
       const { result, attempts } = await serveWhole(request.model, call, async (attempt) => {
         const { worker, model } = attempt.candidate;
-        const response = await provider(attempt).embed({ worker, embedding: { ...request, model } }, attempt.call);
+        const response = await provider(attempt).embed(
+          { worker, embedding: { ...request, model }, lastResort: false },
+          attempt.call,
+        );
         return response.embedding ?? missingAnswer(worker);
       });
       return { embedding: result satisfies EmbeddingResult, attempts };
+    },
+
+    async explain() {
+      throw new RpcError("UNIMPLEMENTED", "not yet");
     },
 
     async listModels() {

@@ -24,7 +24,9 @@ async function start(host: Host): Promise<RunningService> {
       events,
       log,
       tracer,
-      routes: configuration.routing.models,
+      routes: Object.fromEntries(
+        Object.entries(configuration.routing.models).map(([name, { targets }]) => [name, targets]),
+      ),
       attemptsMax: configuration.routing.attemptsMax,
       now: () => performance.now(),
       random: Math.random,

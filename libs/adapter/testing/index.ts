@@ -381,7 +381,8 @@ function expectWellFormed(parts: readonly Part[]): void {
   for (const [index, { part }] of parts.entries()) {
     Part.encode({ part });
     expect(part?.$case === "served").toBe(index === 0);
-    if (part === undefined || part.$case === "served" || part.$case === "warning") continue;
+    if (part === undefined || part.$case === "served" || part.$case === "warning" || part.$case === "continued")
+      continue;
     if (part.$case === "usage") {
       usages += 1;
       continue;

@@ -21,6 +21,8 @@ export const AttemptOutcome = {
   INTERRUPTED: 3,
   /** CANCELLED - The client went away. */
   CANCELLED: 4,
+  /** SUPERSEDED - Another attempt for the same request was faster, so this one was given up. */
+  SUPERSEDED: 5,
 } as const;
 
 export type AttemptOutcome = typeof AttemptOutcome[keyof typeof AttemptOutcome];
@@ -31,6 +33,30 @@ export namespace AttemptOutcome {
   export type FAILED = typeof AttemptOutcome.FAILED;
   export type INTERRUPTED = typeof AttemptOutcome.INTERRUPTED;
   export type CANCELLED = typeof AttemptOutcome.CANCELLED;
+  export type SUPERSEDED = typeof AttemptOutcome.SUPERSEDED;
+}
+
+/** What an attempt was made for. */
+export const AttemptKind = {
+  UNSPECIFIED: 0,
+  /** FIRST - The request's first. */
+  FIRST: 1,
+  /** FAILOVER - Another one had failed before the client had seen content. */
+  FAILOVER: 2,
+  /** HEDGE - The one before was late. */
+  HEDGE: 3,
+  /** CONTINUATION - The one before had failed in the middle of its answer. */
+  CONTINUATION: 4,
+} as const;
+
+export type AttemptKind = typeof AttemptKind[keyof typeof AttemptKind];
+
+export namespace AttemptKind {
+  export type UNSPECIFIED = typeof AttemptKind.UNSPECIFIED;
+  export type FIRST = typeof AttemptKind.FIRST;
+  export type FAILOVER = typeof AttemptKind.FAILOVER;
+  export type HEDGE = typeof AttemptKind.HEDGE;
+  export type CONTINUATION = typeof AttemptKind.CONTINUATION;
 }
 
 /** How a number of tokens is known. */
@@ -68,6 +94,32 @@ export interface AttemptFinished {
   readonly usageSource: UsageSource;
   /** It was asked for as a stream. */
   readonly stream: boolean;
+  readonly kind: AttemptKind;
+  /** The fingerprint of the key that was used; empty when there was none, or it is not known. */
+  readonly key: string;
+  /** From usage and the model's prices, in US dollars; absent when either is not known. */
+  readonly costUsd?:
+    | number
+    | undefined;
+  /** The node of the router that made the attempt. */
+  readonly routerNode: string;
+  /** The strategy that chose the worker: "local_first". */
+  readonly strategy: string;
+}
+
+/**
+ * cortex.worker.load: how many requests the workers of a node serve now. Sent at most every 50 ms, for workers whose number
+ * has changed, and for all of them now and then.
+ */
+export interface WorkerLoads {
+  readonly node: string;
+  readonly loads: readonly WorkerLoads_Load[];
+}
+
+/** One worker. */
+export interface WorkerLoads_Load {
+  readonly worker: string;
+  readonly activeRequests: number;
 }
 
 /** cortex.worker.changed: a worker was started, stopped, or is better or worse than before. */
@@ -160,6 +212,11 @@ function createBaseAttemptFinished(): AttemptFinished {
     usage: undefined,
     usageSource: 0,
     stream: false,
+    kind: 0,
+    key: "",
+    costUsd: undefined,
+    routerNode: "",
+    strategy: "",
   };
 }
 
@@ -209,6 +266,21 @@ export const AttemptFinished: MessageFns<AttemptFinished> = {
     }
     if (message.stream !== false) {
       writer.uint32(120).bool(message.stream);
+    }
+    if (message.kind !== 0) {
+      writer.uint32(128).int32(message.kind);
+    }
+    if (message.key !== "") {
+      writer.uint32(138).string(message.key);
+    }
+    if (message.costUsd !== undefined) {
+      writer.uint32(145).double(message.costUsd);
+    }
+    if (message.routerNode !== "") {
+      writer.uint32(154).string(message.routerNode);
+    }
+    if (message.strategy !== "") {
+      writer.uint32(162).string(message.strategy);
     }
     return writer;
   },
@@ -346,6 +418,46 @@ export const AttemptFinished: MessageFns<AttemptFinished> = {
             message.stream = reader.bool();
             continue;
           }
+          case 16: {
+            if (tag !== 128) {
+              break;
+            }
+
+            message.kind = reader.int32() as any;
+            continue;
+          }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 18: {
+            if (tag !== 145) {
+              break;
+            }
+
+            message.costUsd = reader.double();
+            continue;
+          }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.routerNode = reader.string();
+            continue;
+          }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.strategy = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -378,6 +490,145 @@ export const AttemptFinished: MessageFns<AttemptFinished> = {
     message.usage = (object.usage !== undefined && object.usage !== null) ? Usage.fromPartial(object.usage) : undefined;
     message.usageSource = object.usageSource ?? 0;
     message.stream = object.stream ?? false;
+    message.kind = object.kind ?? 0;
+    message.key = object.key ?? "";
+    message.costUsd = object.costUsd ?? undefined;
+    message.routerNode = object.routerNode ?? "";
+    message.strategy = object.strategy ?? "";
+    return message;
+  },
+};
+
+function createBaseWorkerLoads(): WorkerLoads {
+  return { node: "", loads: [] };
+}
+
+export const WorkerLoads: MessageFns<WorkerLoads> = {
+  encode(message: WorkerLoads, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.node !== "") {
+      writer.uint32(10).string(message.node);
+    }
+    for (const v of message.loads) {
+      WorkerLoads_Load.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WorkerLoads {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWorkerLoads() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.loads.push(WorkerLoads_Load.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<WorkerLoads>): WorkerLoads {
+    return WorkerLoads.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WorkerLoads>): WorkerLoads {
+    const message = createBaseWorkerLoads() as any;
+    message.node = object.node ?? "";
+    message.loads = object.loads?.map((e) => WorkerLoads_Load.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseWorkerLoads_Load(): WorkerLoads_Load {
+  return { worker: "", activeRequests: 0 };
+}
+
+export const WorkerLoads_Load: MessageFns<WorkerLoads_Load> = {
+  encode(message: WorkerLoads_Load, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.worker !== "") {
+      writer.uint32(10).string(message.worker);
+    }
+    if (message.activeRequests !== 0) {
+      writer.uint32(16).uint32(message.activeRequests);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WorkerLoads_Load {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWorkerLoads_Load() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.worker = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.activeRequests = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<WorkerLoads_Load>): WorkerLoads_Load {
+    return WorkerLoads_Load.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WorkerLoads_Load>): WorkerLoads_Load {
+    const message = createBaseWorkerLoads_Load() as any;
+    message.worker = object.worker ?? "";
+    message.activeRequests = object.activeRequests ?? 0;
     return message;
   },
 };

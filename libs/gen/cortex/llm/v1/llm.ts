@@ -425,7 +425,21 @@ export interface Part {
     | //
     /** A token with which the provider recognises its reasoning; see Reasoning.signature. */
     { readonly $case: "reasoningSignature"; readonly value: TextDelta }
+    | { readonly $case: "continued"; readonly value: Continued }
     | undefined;
+}
+
+/**
+ * The worker that served has failed in the middle of its answer, and another one goes on: what follows joins what came
+ * before without a gap. Only the router sends it.
+ */
+export interface Continued {
+  /** Who goes on, and with which model. */
+  readonly worker: string;
+  readonly provider: string;
+  readonly model: string;
+  /** Why the one before failed, as listed in docs/errors.md. */
+  readonly reason: string;
 }
 
 /** More text. */
@@ -2765,6 +2779,9 @@ export const Part: MessageFns<Part> = {
       case "reasoningSignature":
         TextDelta.encode(message.part.value, writer.uint32(74).fork()).join();
         break;
+      case "continued":
+        Continued.encode(message.part.value, writer.uint32(82).fork()).join();
+        break;
     }
     return writer;
   },
@@ -2854,6 +2871,14 @@ export const Part: MessageFns<Part> = {
             message.part = { $case: "reasoningSignature", value: TextDelta.decode(reader, reader.uint32()) };
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.part = { $case: "continued", value: Continued.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2926,7 +2951,104 @@ export const Part: MessageFns<Part> = {
         }
         break;
       }
+      case "continued": {
+        if (object.part?.value !== undefined && object.part?.value !== null) {
+          message.part = { $case: "continued", value: Continued.fromPartial(object.part.value) };
+        }
+        break;
+      }
     }
+    return message;
+  },
+};
+
+function createBaseContinued(): Continued {
+  return { worker: "", provider: "", model: "", reason: "" };
+}
+
+export const Continued: MessageFns<Continued> = {
+  encode(message: Continued, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.worker !== "") {
+      writer.uint32(10).string(message.worker);
+    }
+    if (message.provider !== "") {
+      writer.uint32(18).string(message.provider);
+    }
+    if (message.model !== "") {
+      writer.uint32(26).string(message.model);
+    }
+    if (message.reason !== "") {
+      writer.uint32(34).string(message.reason);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Continued {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseContinued() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.worker = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.provider = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.model = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<Continued>): Continued {
+    return Continued.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Continued>): Continued {
+    const message = createBaseContinued() as any;
+    message.worker = object.worker ?? "";
+    message.provider = object.provider ?? "";
+    message.model = object.model ?? "";
+    message.reason = object.reason ?? "";
     return message;
   },
 };

@@ -89,34 +89,56 @@ export interface CheckHealthResponse {
 /** A chat request for one worker. Its model is the provider's own name of it. */
 export interface CompleteRequest {
   readonly worker: string;
-  readonly completion?: CompletionRequest | undefined;
+  readonly completion?:
+    | CompletionRequest
+    | undefined;
+  /** No other worker is left: an open breaker lets it through as a trial. */
+  readonly lastResort: boolean;
 }
 
 /** The whole answer. */
 export interface CompleteResponse {
-  readonly completion?: Completion | undefined;
+  readonly completion?:
+    | Completion
+    | undefined;
+  /** The fingerprint of the key that it was asked with (see KeyInfo); empty for none. */
+  readonly key: string;
 }
 
 /** A chat request for one worker, to be streamed. Its model is the provider's own name of it. */
 export interface StreamRequest {
   readonly worker: string;
-  readonly completion?: CompletionRequest | undefined;
+  readonly completion?:
+    | CompletionRequest
+    | undefined;
+  /** No other worker is left: an open breaker lets it through as a trial. */
+  readonly lastResort: boolean;
 }
 
 /** A chunk: all parts that were ready when it was sent, at least one. */
 export interface StreamResponse {
   readonly parts: readonly Part[];
+  /** The fingerprint of the key that it was asked with (see KeyInfo); only in the first chunk, empty for none. */
+  readonly key: string;
 }
 
 /** Texts for one worker. */
 export interface EmbedRequest {
   readonly worker: string;
-  readonly embedding?: EmbeddingRequest | undefined;
+  readonly embedding?:
+    | EmbeddingRequest
+    | undefined;
+  /** No other worker is left: an open breaker lets it through as a trial. */
+  readonly lastResort: boolean;
 }
 
 /** Their vectors. */
 export interface EmbedResponse {
-  readonly embedding?: EmbeddingResult | undefined;
+  readonly embedding?:
+    | EmbeddingResult
+    | undefined;
+  /** The fingerprint of the key that it was asked with (see KeyInfo); empty for none. */
+  readonly key: string;
 }
 
 /** The worker to ask. */
@@ -149,7 +171,10 @@ export interface WorkerInfo {
   readonly baseUrl: string;
   /** The models that it serves, as configured or as the provider listed them. */
   readonly models: readonly string[];
-  /** What it is good at: "code", "vision", "tools", … */
+  /**
+   * What all its models can do: "code", "vision", "tools", … docs/routing.md lists the words. What model_properties says of a
+   * model holds instead.
+   */
   readonly capabilities: readonly string[];
   readonly health: Health;
   readonly breaker: BreakerState;
@@ -165,7 +190,35 @@ export interface WorkerInfo {
   /** Its keys, in the order of its settings; none for a worker that has no key. */
   readonly keys: readonly KeyInfo[];
   /** What its breaker has counted. */
-  readonly breakerStatistics?: BreakerStatistics | undefined;
+  readonly breakerStatistics?:
+    | BreakerStatistics
+    | undefined;
+  /** Its share of the requests under the strategy weighted, relative to the others'; 0 for none while another one can serve. */
+  readonly weight: number;
+  /** What is known of its models; "*" stands for all that have no entry of their own. */
+  readonly modelProperties: { [key: string]: ModelProperties };
+  /** It takes no new requests; those that it serves end undisturbed. */
+  readonly draining: boolean;
+  /** Slower than this at the beginning of a stream it is taken for broken; 0 for no such limit. */
+  readonly tokensPerSecondMin: number;
+}
+
+export interface WorkerInfo_ModelPropertiesEntry {
+  readonly key: string;
+  readonly value?: ModelProperties | undefined;
+}
+
+/** What a model is like, as configured or as its adapter knows. Absent means that it is not known. */
+export interface ModelProperties {
+  /** What it can do; the worker's own capabilities hold when empty. */
+  readonly capabilities: readonly string[];
+  /** The longest prompt and answer together. */
+  readonly contextTokensMax?:
+    | number
+    | undefined;
+  /** US dollars for a million tokens. */
+  readonly inputCostUsdPerMillion?: number | undefined;
+  readonly outputCostUsdPerMillion?: number | undefined;
 }
 
 /** A key of a worker. The key itself never leaves its node. */
@@ -356,7 +409,7 @@ export const CheckHealthResponse: MessageFns<CheckHealthResponse> = {
 };
 
 function createBaseCompleteRequest(): CompleteRequest {
-  return { worker: "", completion: undefined };
+  return { worker: "", completion: undefined, lastResort: false };
 }
 
 export const CompleteRequest: MessageFns<CompleteRequest> = {
@@ -366,6 +419,9 @@ export const CompleteRequest: MessageFns<CompleteRequest> = {
     }
     if (message.completion !== undefined) {
       CompletionRequest.encode(message.completion, writer.uint32(18).fork()).join();
+    }
+    if (message.lastResort !== false) {
+      writer.uint32(24).bool(message.lastResort);
     }
     return writer;
   },
@@ -399,6 +455,14 @@ export const CompleteRequest: MessageFns<CompleteRequest> = {
             message.completion = CompletionRequest.decode(reader, reader.uint32());
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.lastResort = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -420,18 +484,22 @@ export const CompleteRequest: MessageFns<CompleteRequest> = {
     message.completion = (object.completion !== undefined && object.completion !== null)
       ? CompletionRequest.fromPartial(object.completion)
       : undefined;
+    message.lastResort = object.lastResort ?? false;
     return message;
   },
 };
 
 function createBaseCompleteResponse(): CompleteResponse {
-  return { completion: undefined };
+  return { completion: undefined, key: "" };
 }
 
 export const CompleteResponse: MessageFns<CompleteResponse> = {
   encode(message: CompleteResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.completion !== undefined) {
       Completion.encode(message.completion, writer.uint32(10).fork()).join();
+    }
+    if (message.key !== "") {
+      writer.uint32(18).string(message.key);
     }
     return writer;
   },
@@ -457,6 +525,14 @@ export const CompleteResponse: MessageFns<CompleteResponse> = {
             message.completion = Completion.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -477,12 +553,13 @@ export const CompleteResponse: MessageFns<CompleteResponse> = {
     message.completion = (object.completion !== undefined && object.completion !== null)
       ? Completion.fromPartial(object.completion)
       : undefined;
+    message.key = object.key ?? "";
     return message;
   },
 };
 
 function createBaseStreamRequest(): StreamRequest {
-  return { worker: "", completion: undefined };
+  return { worker: "", completion: undefined, lastResort: false };
 }
 
 export const StreamRequest: MessageFns<StreamRequest> = {
@@ -492,6 +569,9 @@ export const StreamRequest: MessageFns<StreamRequest> = {
     }
     if (message.completion !== undefined) {
       CompletionRequest.encode(message.completion, writer.uint32(18).fork()).join();
+    }
+    if (message.lastResort !== false) {
+      writer.uint32(24).bool(message.lastResort);
     }
     return writer;
   },
@@ -525,6 +605,14 @@ export const StreamRequest: MessageFns<StreamRequest> = {
             message.completion = CompletionRequest.decode(reader, reader.uint32());
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.lastResort = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -546,18 +634,22 @@ export const StreamRequest: MessageFns<StreamRequest> = {
     message.completion = (object.completion !== undefined && object.completion !== null)
       ? CompletionRequest.fromPartial(object.completion)
       : undefined;
+    message.lastResort = object.lastResort ?? false;
     return message;
   },
 };
 
 function createBaseStreamResponse(): StreamResponse {
-  return { parts: [] };
+  return { parts: [], key: "" };
 }
 
 export const StreamResponse: MessageFns<StreamResponse> = {
   encode(message: StreamResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.parts) {
       Part.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.key !== "") {
+      writer.uint32(18).string(message.key);
     }
     return writer;
   },
@@ -583,6 +675,14 @@ export const StreamResponse: MessageFns<StreamResponse> = {
             message.parts.push(Part.decode(reader, reader.uint32()));
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -601,12 +701,13 @@ export const StreamResponse: MessageFns<StreamResponse> = {
   fromPartial(object: DeepPartial<StreamResponse>): StreamResponse {
     const message = createBaseStreamResponse() as any;
     message.parts = object.parts?.map((e) => Part.fromPartial(e)) || [];
+    message.key = object.key ?? "";
     return message;
   },
 };
 
 function createBaseEmbedRequest(): EmbedRequest {
-  return { worker: "", embedding: undefined };
+  return { worker: "", embedding: undefined, lastResort: false };
 }
 
 export const EmbedRequest: MessageFns<EmbedRequest> = {
@@ -616,6 +717,9 @@ export const EmbedRequest: MessageFns<EmbedRequest> = {
     }
     if (message.embedding !== undefined) {
       EmbeddingRequest.encode(message.embedding, writer.uint32(18).fork()).join();
+    }
+    if (message.lastResort !== false) {
+      writer.uint32(24).bool(message.lastResort);
     }
     return writer;
   },
@@ -649,6 +753,14 @@ export const EmbedRequest: MessageFns<EmbedRequest> = {
             message.embedding = EmbeddingRequest.decode(reader, reader.uint32());
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.lastResort = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -670,18 +782,22 @@ export const EmbedRequest: MessageFns<EmbedRequest> = {
     message.embedding = (object.embedding !== undefined && object.embedding !== null)
       ? EmbeddingRequest.fromPartial(object.embedding)
       : undefined;
+    message.lastResort = object.lastResort ?? false;
     return message;
   },
 };
 
 function createBaseEmbedResponse(): EmbedResponse {
-  return { embedding: undefined };
+  return { embedding: undefined, key: "" };
 }
 
 export const EmbedResponse: MessageFns<EmbedResponse> = {
   encode(message: EmbedResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.embedding !== undefined) {
       EmbeddingResult.encode(message.embedding, writer.uint32(10).fork()).join();
+    }
+    if (message.key !== "") {
+      writer.uint32(18).string(message.key);
     }
     return writer;
   },
@@ -707,6 +823,14 @@ export const EmbedResponse: MessageFns<EmbedResponse> = {
             message.embedding = EmbeddingResult.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -727,6 +851,7 @@ export const EmbedResponse: MessageFns<EmbedResponse> = {
     message.embedding = (object.embedding !== undefined && object.embedding !== null)
       ? EmbeddingResult.fromPartial(object.embedding)
       : undefined;
+    message.key = object.key ?? "";
     return message;
   },
 };
@@ -967,6 +1092,10 @@ function createBaseWorkerInfo(): WorkerInfo {
     simulated: false,
     keys: [],
     breakerStatistics: undefined,
+    weight: 0,
+    modelProperties: {},
+    draining: false,
+    tokensPerSecondMin: 0,
   };
 }
 
@@ -1013,6 +1142,18 @@ export const WorkerInfo: MessageFns<WorkerInfo> = {
     }
     if (message.breakerStatistics !== undefined) {
       BreakerStatistics.encode(message.breakerStatistics, writer.uint32(114).fork()).join();
+    }
+    if (message.weight !== 0) {
+      writer.uint32(120).uint32(message.weight);
+    }
+    globalThis.Object.entries(message.modelProperties).forEach(([key, value]: [string, ModelProperties]) => {
+      WorkerInfo_ModelPropertiesEntry.encode({ key: key as any, value }, writer.uint32(130).fork()).join();
+    });
+    if (message.draining !== false) {
+      writer.uint32(136).bool(message.draining);
+    }
+    if (message.tokensPerSecondMin !== 0) {
+      writer.uint32(145).double(message.tokensPerSecondMin);
     }
     return writer;
   },
@@ -1142,6 +1283,41 @@ export const WorkerInfo: MessageFns<WorkerInfo> = {
             message.breakerStatistics = BreakerStatistics.decode(reader, reader.uint32());
             continue;
           }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.weight = reader.uint32();
+            continue;
+          }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            const entry16 = WorkerInfo_ModelPropertiesEntry.decode(reader, reader.uint32());
+            if (entry16.value !== undefined) {
+              message.modelProperties[entry16.key] = entry16.value;
+            }
+            continue;
+          }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.draining = reader.bool();
+            continue;
+          }
+          case 18: {
+            if (tag !== 145) {
+              break;
+            }
+
+            message.tokensPerSecondMin = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1177,6 +1353,181 @@ export const WorkerInfo: MessageFns<WorkerInfo> = {
     message.breakerStatistics = (object.breakerStatistics !== undefined && object.breakerStatistics !== null)
       ? BreakerStatistics.fromPartial(object.breakerStatistics)
       : undefined;
+    message.weight = object.weight ?? 0;
+    message.modelProperties = (globalThis.Object.entries(object.modelProperties ?? {}) as [string, ModelProperties][])
+      .reduce((acc: { [key: string]: ModelProperties }, [key, value]: [string, ModelProperties]) => {
+        if (value !== undefined) {
+          acc[key] = ModelProperties.fromPartial(value);
+        }
+        return acc;
+      }, {});
+    message.draining = object.draining ?? false;
+    message.tokensPerSecondMin = object.tokensPerSecondMin ?? 0;
+    return message;
+  },
+};
+
+function createBaseWorkerInfo_ModelPropertiesEntry(): WorkerInfo_ModelPropertiesEntry {
+  return { key: "", value: undefined };
+}
+
+export const WorkerInfo_ModelPropertiesEntry: MessageFns<WorkerInfo_ModelPropertiesEntry> = {
+  encode(message: WorkerInfo_ModelPropertiesEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== undefined) {
+      ModelProperties.encode(message.value, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WorkerInfo_ModelPropertiesEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWorkerInfo_ModelPropertiesEntry() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = ModelProperties.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<WorkerInfo_ModelPropertiesEntry>): WorkerInfo_ModelPropertiesEntry {
+    return WorkerInfo_ModelPropertiesEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WorkerInfo_ModelPropertiesEntry>): WorkerInfo_ModelPropertiesEntry {
+    const message = createBaseWorkerInfo_ModelPropertiesEntry() as any;
+    message.key = object.key ?? "";
+    message.value = (object.value !== undefined && object.value !== null)
+      ? ModelProperties.fromPartial(object.value)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseModelProperties(): ModelProperties {
+  return {
+    capabilities: [],
+    contextTokensMax: undefined,
+    inputCostUsdPerMillion: undefined,
+    outputCostUsdPerMillion: undefined,
+  };
+}
+
+export const ModelProperties: MessageFns<ModelProperties> = {
+  encode(message: ModelProperties, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.capabilities) {
+      writer.uint32(10).string(v!);
+    }
+    if (message.contextTokensMax !== undefined) {
+      writer.uint32(16).uint32(message.contextTokensMax);
+    }
+    if (message.inputCostUsdPerMillion !== undefined) {
+      writer.uint32(25).double(message.inputCostUsdPerMillion);
+    }
+    if (message.outputCostUsdPerMillion !== undefined) {
+      writer.uint32(33).double(message.outputCostUsdPerMillion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ModelProperties {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseModelProperties() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.capabilities.push(reader.string());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.contextTokensMax = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.inputCostUsdPerMillion = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.outputCostUsdPerMillion = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ModelProperties>): ModelProperties {
+    return ModelProperties.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ModelProperties>): ModelProperties {
+    const message = createBaseModelProperties() as any;
+    message.capabilities = object.capabilities?.map((e) => e) || [];
+    message.contextTokensMax = object.contextTokensMax ?? undefined;
+    message.inputCostUsdPerMillion = object.inputCostUsdPerMillion ?? undefined;
+    message.outputCostUsdPerMillion = object.outputCostUsdPerMillion ?? undefined;
     return message;
   },
 };

@@ -3,7 +3,7 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
-import { WorkerInfo } from "../../provider/v1/provider.ts";
+import { ModelProperties, WorkerInfo } from "../../provider/v1/provider.ts";
 
 export const protobufPackage = "cortex.registry.v1";
 
@@ -55,6 +55,26 @@ export interface WorkerSpecification {
     | undefined;
   /** The node that should run it, if it is there; any other one otherwise. */
   readonly preferredNode: string;
+  /** As in cortex.provider.v1.WorkerInfo; absent for 1. */
+  readonly weight?: number | undefined;
+  readonly modelProperties: { [key: string]: ModelProperties };
+  /** Absent for none. */
+  readonly tokensPerSecondMin?: number | undefined;
+  readonly timeouts?: WorkerTimeouts | undefined;
+}
+
+export interface WorkerSpecification_ModelPropertiesEntry {
+  readonly key: string;
+  readonly value?: ModelProperties | undefined;
+}
+
+/** The time-outs of a worker in milliseconds; absent for the provider's default. docs/configuration.md explains them. */
+export interface WorkerTimeouts {
+  readonly connectMs?: number | undefined;
+  readonly poolMs?: number | undefined;
+  readonly firstTokenMs?: number | undefined;
+  readonly stallMs?: number | undefined;
+  readonly totalMs?: number | undefined;
 }
 
 /** A worker as it runs. */
@@ -65,6 +85,10 @@ export interface RegisteredWorker {
   /** The node that runs it. */
   readonly node: string;
   readonly locality: Locality;
+  /** It was added by Register, and can be changed and removed; otherwise it comes from a configuration file. */
+  readonly added: boolean;
+  /** The node that it should run on; empty for any. */
+  readonly preferredNode: string;
 }
 
 /** The worker to add. */
@@ -90,6 +114,8 @@ export interface GetResponse {
 export interface ListRequest {
   /** Empty for all. */
   readonly provider: string;
+  /** Unspecified for both. */
+  readonly locality: Locality;
 }
 
 /** The workers, by name. */
@@ -104,6 +130,26 @@ export interface RemoveRequest {
 
 /** It was removed. */
 export interface RemoveResponse {
+}
+
+/** The worker as it should be from now on. */
+export interface UpdateRequest {
+  readonly worker?: WorkerSpecification | undefined;
+}
+
+/** It was changed. */
+export interface UpdateResponse {
+}
+
+/** The worker to drain. */
+export interface DrainRequest {
+  readonly name: string;
+  /** It takes new requests again. */
+  readonly undo: boolean;
+}
+
+/** It was noted; the worker is drained, or takes requests again, within a second. */
+export interface DrainResponse {
 }
 
 /** Asks for the distribution. */
@@ -132,6 +178,10 @@ function createBaseWorkerSpecification(): WorkerSpecification {
     poolConnections: undefined,
     concurrentRequestsMax: undefined,
     preferredNode: "",
+    weight: undefined,
+    modelProperties: {},
+    tokensPerSecondMin: undefined,
+    timeouts: undefined,
   };
 }
 
@@ -166,6 +216,18 @@ export const WorkerSpecification: MessageFns<WorkerSpecification> = {
     }
     if (message.preferredNode !== "") {
       writer.uint32(82).string(message.preferredNode);
+    }
+    if (message.weight !== undefined) {
+      writer.uint32(88).uint32(message.weight);
+    }
+    globalThis.Object.entries(message.modelProperties).forEach(([key, value]: [string, ModelProperties]) => {
+      WorkerSpecification_ModelPropertiesEntry.encode({ key: key as any, value }, writer.uint32(98).fork()).join();
+    });
+    if (message.tokensPerSecondMin !== undefined) {
+      writer.uint32(105).double(message.tokensPerSecondMin);
+    }
+    if (message.timeouts !== undefined) {
+      WorkerTimeouts.encode(message.timeouts, writer.uint32(114).fork()).join();
     }
     return writer;
   },
@@ -263,6 +325,41 @@ export const WorkerSpecification: MessageFns<WorkerSpecification> = {
             message.preferredNode = reader.string();
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.weight = reader.uint32();
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            const entry12 = WorkerSpecification_ModelPropertiesEntry.decode(reader, reader.uint32());
+            if (entry12.value !== undefined) {
+              message.modelProperties[entry12.key] = entry12.value;
+            }
+            continue;
+          }
+          case 13: {
+            if (tag !== 105) {
+              break;
+            }
+
+            message.tokensPerSecondMin = reader.double();
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.timeouts = WorkerTimeouts.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -290,12 +387,196 @@ export const WorkerSpecification: MessageFns<WorkerSpecification> = {
     message.poolConnections = object.poolConnections ?? undefined;
     message.concurrentRequestsMax = object.concurrentRequestsMax ?? undefined;
     message.preferredNode = object.preferredNode ?? "";
+    message.weight = object.weight ?? undefined;
+    message.modelProperties = (globalThis.Object.entries(object.modelProperties ?? {}) as [string, ModelProperties][])
+      .reduce((acc: { [key: string]: ModelProperties }, [key, value]: [string, ModelProperties]) => {
+        if (value !== undefined) {
+          acc[key] = ModelProperties.fromPartial(value);
+        }
+        return acc;
+      }, {});
+    message.tokensPerSecondMin = object.tokensPerSecondMin ?? undefined;
+    message.timeouts = (object.timeouts !== undefined && object.timeouts !== null)
+      ? WorkerTimeouts.fromPartial(object.timeouts)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseWorkerSpecification_ModelPropertiesEntry(): WorkerSpecification_ModelPropertiesEntry {
+  return { key: "", value: undefined };
+}
+
+export const WorkerSpecification_ModelPropertiesEntry: MessageFns<WorkerSpecification_ModelPropertiesEntry> = {
+  encode(message: WorkerSpecification_ModelPropertiesEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== undefined) {
+      ModelProperties.encode(message.value, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WorkerSpecification_ModelPropertiesEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWorkerSpecification_ModelPropertiesEntry() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = ModelProperties.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<WorkerSpecification_ModelPropertiesEntry>): WorkerSpecification_ModelPropertiesEntry {
+    return WorkerSpecification_ModelPropertiesEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WorkerSpecification_ModelPropertiesEntry>): WorkerSpecification_ModelPropertiesEntry {
+    const message = createBaseWorkerSpecification_ModelPropertiesEntry() as any;
+    message.key = object.key ?? "";
+    message.value = (object.value !== undefined && object.value !== null)
+      ? ModelProperties.fromPartial(object.value)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseWorkerTimeouts(): WorkerTimeouts {
+  return { connectMs: undefined, poolMs: undefined, firstTokenMs: undefined, stallMs: undefined, totalMs: undefined };
+}
+
+export const WorkerTimeouts: MessageFns<WorkerTimeouts> = {
+  encode(message: WorkerTimeouts, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.connectMs !== undefined) {
+      writer.uint32(8).uint32(message.connectMs);
+    }
+    if (message.poolMs !== undefined) {
+      writer.uint32(16).uint32(message.poolMs);
+    }
+    if (message.firstTokenMs !== undefined) {
+      writer.uint32(24).uint32(message.firstTokenMs);
+    }
+    if (message.stallMs !== undefined) {
+      writer.uint32(32).uint32(message.stallMs);
+    }
+    if (message.totalMs !== undefined) {
+      writer.uint32(40).uint32(message.totalMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WorkerTimeouts {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWorkerTimeouts() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.connectMs = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.poolMs = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.firstTokenMs = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.stallMs = reader.uint32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.totalMs = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<WorkerTimeouts>): WorkerTimeouts {
+    return WorkerTimeouts.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WorkerTimeouts>): WorkerTimeouts {
+    const message = createBaseWorkerTimeouts() as any;
+    message.connectMs = object.connectMs ?? undefined;
+    message.poolMs = object.poolMs ?? undefined;
+    message.firstTokenMs = object.firstTokenMs ?? undefined;
+    message.stallMs = object.stallMs ?? undefined;
+    message.totalMs = object.totalMs ?? undefined;
     return message;
   },
 };
 
 function createBaseRegisteredWorker(): RegisteredWorker {
-  return { info: undefined, node: "", locality: 0 };
+  return { info: undefined, node: "", locality: 0, added: false, preferredNode: "" };
 }
 
 export const RegisteredWorker: MessageFns<RegisteredWorker> = {
@@ -308,6 +589,12 @@ export const RegisteredWorker: MessageFns<RegisteredWorker> = {
     }
     if (message.locality !== 0) {
       writer.uint32(24).int32(message.locality);
+    }
+    if (message.added !== false) {
+      writer.uint32(32).bool(message.added);
+    }
+    if (message.preferredNode !== "") {
+      writer.uint32(42).string(message.preferredNode);
     }
     return writer;
   },
@@ -349,6 +636,22 @@ export const RegisteredWorker: MessageFns<RegisteredWorker> = {
             message.locality = reader.int32() as any;
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.added = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.preferredNode = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -371,6 +674,8 @@ export const RegisteredWorker: MessageFns<RegisteredWorker> = {
       : undefined;
     message.node = object.node ?? "";
     message.locality = object.locality ?? 0;
+    message.added = object.added ?? false;
+    message.preferredNode = object.preferredNode ?? "";
     return message;
   },
 };
@@ -586,13 +891,16 @@ export const GetResponse: MessageFns<GetResponse> = {
 };
 
 function createBaseListRequest(): ListRequest {
-  return { provider: "" };
+  return { provider: "", locality: 0 };
 }
 
 export const ListRequest: MessageFns<ListRequest> = {
   encode(message: ListRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.provider !== "") {
       writer.uint32(10).string(message.provider);
+    }
+    if (message.locality !== 0) {
+      writer.uint32(16).int32(message.locality);
     }
     return writer;
   },
@@ -618,6 +926,14 @@ export const ListRequest: MessageFns<ListRequest> = {
             message.provider = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.locality = reader.int32() as any;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -636,6 +952,7 @@ export const ListRequest: MessageFns<ListRequest> = {
   fromPartial(object: DeepPartial<ListRequest>): ListRequest {
     const message = createBaseListRequest() as any;
     message.provider = object.provider ?? "";
+    message.locality = object.locality ?? 0;
     return message;
   },
 };
@@ -789,6 +1106,216 @@ export const RemoveResponse: MessageFns<RemoveResponse> = {
   },
   fromPartial(_: DeepPartial<RemoveResponse>): RemoveResponse {
     const message = createBaseRemoveResponse() as any;
+    return message;
+  },
+};
+
+function createBaseUpdateRequest(): UpdateRequest {
+  return { worker: undefined };
+}
+
+export const UpdateRequest: MessageFns<UpdateRequest> = {
+  encode(message: UpdateRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.worker !== undefined) {
+      WorkerSpecification.encode(message.worker, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UpdateRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUpdateRequest() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.worker = WorkerSpecification.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<UpdateRequest>): UpdateRequest {
+    return UpdateRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UpdateRequest>): UpdateRequest {
+    const message = createBaseUpdateRequest() as any;
+    message.worker = (object.worker !== undefined && object.worker !== null)
+      ? WorkerSpecification.fromPartial(object.worker)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseUpdateResponse(): UpdateResponse {
+  return {};
+}
+
+export const UpdateResponse: MessageFns<UpdateResponse> = {
+  encode(_: UpdateResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UpdateResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUpdateResponse() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<UpdateResponse>): UpdateResponse {
+    return UpdateResponse.fromPartial(base ?? {});
+  },
+  fromPartial(_: DeepPartial<UpdateResponse>): UpdateResponse {
+    const message = createBaseUpdateResponse() as any;
+    return message;
+  },
+};
+
+function createBaseDrainRequest(): DrainRequest {
+  return { name: "", undo: false };
+}
+
+export const DrainRequest: MessageFns<DrainRequest> = {
+  encode(message: DrainRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.undo !== false) {
+      writer.uint32(16).bool(message.undo);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DrainRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDrainRequest() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.undo = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<DrainRequest>): DrainRequest {
+    return DrainRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DrainRequest>): DrainRequest {
+    const message = createBaseDrainRequest() as any;
+    message.name = object.name ?? "";
+    message.undo = object.undo ?? false;
+    return message;
+  },
+};
+
+function createBaseDrainResponse(): DrainResponse {
+  return {};
+}
+
+export const DrainResponse: MessageFns<DrainResponse> = {
+  encode(_: DrainResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DrainResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDrainResponse() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<DrainResponse>): DrainResponse {
+    return DrainResponse.fromPartial(base ?? {});
+  },
+  fromPartial(_: DeepPartial<DrainResponse>): DrainResponse {
+    const message = createBaseDrainResponse() as any;
     return message;
   },
 };
@@ -1004,12 +1531,33 @@ export const RegistryServiceDefinition = {
       responseStream: false,
       options: {},
     },
+    /**
+     * Changes a worker that was added by Register: the specification takes the place of the one that was. WORKER_NOT_FOUND if
+     * there is none of that name, INVALID_REQUEST if it comes from a configuration file, which has to be changed instead.
+     */
+    update: {
+      name: "Update",
+      requestType: UpdateRequest as typeof UpdateRequest,
+      requestStream: false,
+      responseType: UpdateResponse as typeof UpdateResponse,
+      responseStream: false,
+      options: {},
+    },
     /** Removes a worker that was added by Register; requests it serves now end undisturbed. */
     remove: {
       name: "Remove",
       requestType: RemoveRequest as typeof RemoveRequest,
       requestStream: false,
       responseType: RemoveResponse as typeof RemoveResponse,
+      responseStream: false,
+      options: {},
+    },
+    /** Sends a worker no new requests, or again new ones, wherever it comes from; requests it serves now end undisturbed. */
+    drain: {
+      name: "Drain",
+      requestType: DrainRequest as typeof DrainRequest,
+      requestStream: false,
+      responseType: DrainResponse as typeof DrainResponse,
       responseStream: false,
       options: {},
     },

@@ -9,9 +9,63 @@ export const protobufPackage = "cortex.router.v1";
 
 export const protobufFileName = "cortex/router/v1/router.proto";
 
+/** In which order workers are tried. Workers that are known to be down come last under each of them. */
+export const Strategy = {
+  UNSPECIFIED: 0,
+  /** LOCAL_FIRST - The lowest priority number first. */
+  LOCAL_FIRST: 1,
+  /** ROUND_ROBIN - Each in turn. */
+  ROUND_ROBIN: 2,
+  /** LEAST_LOADED - The one with the fewest requests in the whole mesh, relative to what it may serve at once. */
+  LEAST_LOADED: 3,
+  /** WEIGHTED - At random, each as often as its weight says. */
+  WEIGHTED: 4,
+  /** LATENCY - The one whose first token comes soonest. */
+  LATENCY: 5,
+  /** COST - The cheapest. */
+  COST: 6,
+  /** AFFINITY - The one that has served this conversation before, whose cache holds its beginning, unless it has too much to do. */
+  AFFINITY: 7,
+} as const;
+
+export type Strategy = typeof Strategy[keyof typeof Strategy];
+
+export namespace Strategy {
+  export type UNSPECIFIED = typeof Strategy.UNSPECIFIED;
+  export type LOCAL_FIRST = typeof Strategy.LOCAL_FIRST;
+  export type ROUND_ROBIN = typeof Strategy.ROUND_ROBIN;
+  export type LEAST_LOADED = typeof Strategy.LEAST_LOADED;
+  export type WEIGHTED = typeof Strategy.WEIGHTED;
+  export type LATENCY = typeof Strategy.LATENCY;
+  export type COST = typeof Strategy.COST;
+  export type AFFINITY = typeof Strategy.AFFINITY;
+}
+
+/** How one request is to be routed. What is absent is as the route and the configuration have it. */
+export interface RoutingOptions {
+  readonly strategy: Strategy;
+  /** False: a stream whose worker fails after the first content ends in an error instead of going on at another worker. */
+  readonly continuation?:
+    | boolean
+    | undefined;
+  /** True: a second worker is asked when the first one is late. */
+  readonly hedging?: boolean | undefined;
+}
+
+/** Where another router was lost in the middle of a stream: what the client has seen so far. */
+export interface Resume {
+  /** The text. */
+  readonly text: string;
+  /** Who had served it. */
+  readonly worker: string;
+  /** How many workers had been tried. */
+  readonly attempts: number;
+}
+
 /** A chat request. */
 export interface CompleteRequest {
   readonly completion?: CompletionRequest | undefined;
+  readonly routing?: RoutingOptions | undefined;
 }
 
 /** The whole answer. */
@@ -26,6 +80,11 @@ export interface CompleteResponse {
 /** A chat request, to be streamed. */
 export interface StreamRequest {
   readonly completion?: CompletionRequest | undefined;
+  readonly routing?:
+    | RoutingOptions
+    | undefined;
+  /** The stream goes on after this. */
+  readonly resume?: Resume | undefined;
 }
 
 /** A chunk: all parts that were ready when it was sent, at least one. */
@@ -38,6 +97,7 @@ export interface StreamResponse {
 /** Texts. */
 export interface EmbedRequest {
   readonly embedding?: EmbeddingRequest | undefined;
+  readonly routing?: RoutingOptions | undefined;
 }
 
 /** Their vectors. */
@@ -58,14 +118,218 @@ export interface ListModelsResponse {
   readonly models: readonly Model[];
 }
 
+/** The request to explain. */
+export interface ExplainRequest {
+  readonly completion?: CompletionRequest | undefined;
+  readonly routing?: RoutingOptions | undefined;
+}
+
+/** How it would be routed. */
+export interface ExplainResponse {
+  /** What the name of the model was taken for: "auto", "route fast", "pattern gpt-*", "model gpt-4o", "worker groq-main". */
+  readonly resolved: string;
+  readonly strategy: Strategy;
+  /** What the request needs, certain needs first. */
+  readonly needs: readonly Need[];
+  /** All workers that were thought of, in the order in which they would be tried, those that can't serve last. */
+  readonly candidates: readonly ExplainedCandidate[];
+  /** How long choosing took. */
+  readonly durationUs: number;
+}
+
+/** Something that a request needs of a worker. */
+export interface Need {
+  /** "vision", "tools", "code", … docs/routing.md lists the words. */
+  readonly capability: string;
+  /** Workers that are known to lack it are refused; otherwise they only come later. */
+  readonly certain: boolean;
+  /** How sure the guess is, from 0 to 1; 1 for what is certain. */
+  readonly confidence: number;
+  /** What in the request says so, without quoting it. */
+  readonly why: string;
+}
+
+/** A worker that could be asked. */
+export interface ExplainedCandidate {
+  readonly worker: string;
+  readonly provider: string;
+  readonly model: string;
+  readonly nodes: readonly string[];
+  /** Why it is never asked; empty when it can serve. */
+  readonly refused: string;
+  /** Why it stands where it does: "priority 10", "3 requests running", "its breaker is open". */
+  readonly why: readonly string[];
+}
+
+function createBaseRoutingOptions(): RoutingOptions {
+  return { strategy: 0, continuation: undefined, hedging: undefined };
+}
+
+export const RoutingOptions: MessageFns<RoutingOptions> = {
+  encode(message: RoutingOptions, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.strategy !== 0) {
+      writer.uint32(8).int32(message.strategy);
+    }
+    if (message.continuation !== undefined) {
+      writer.uint32(16).bool(message.continuation);
+    }
+    if (message.hedging !== undefined) {
+      writer.uint32(24).bool(message.hedging);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RoutingOptions {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRoutingOptions() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.strategy = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.continuation = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.hedging = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<RoutingOptions>): RoutingOptions {
+    return RoutingOptions.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RoutingOptions>): RoutingOptions {
+    const message = createBaseRoutingOptions() as any;
+    message.strategy = object.strategy ?? 0;
+    message.continuation = object.continuation ?? undefined;
+    message.hedging = object.hedging ?? undefined;
+    return message;
+  },
+};
+
+function createBaseResume(): Resume {
+  return { text: "", worker: "", attempts: 0 };
+}
+
+export const Resume: MessageFns<Resume> = {
+  encode(message: Resume, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.text !== "") {
+      writer.uint32(10).string(message.text);
+    }
+    if (message.worker !== "") {
+      writer.uint32(18).string(message.worker);
+    }
+    if (message.attempts !== 0) {
+      writer.uint32(24).uint32(message.attempts);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Resume {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseResume() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.text = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.worker = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.attempts = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<Resume>): Resume {
+    return Resume.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Resume>): Resume {
+    const message = createBaseResume() as any;
+    message.text = object.text ?? "";
+    message.worker = object.worker ?? "";
+    message.attempts = object.attempts ?? 0;
+    return message;
+  },
+};
+
 function createBaseCompleteRequest(): CompleteRequest {
-  return { completion: undefined };
+  return { completion: undefined, routing: undefined };
 }
 
 export const CompleteRequest: MessageFns<CompleteRequest> = {
   encode(message: CompleteRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.completion !== undefined) {
       CompletionRequest.encode(message.completion, writer.uint32(10).fork()).join();
+    }
+    if (message.routing !== undefined) {
+      RoutingOptions.encode(message.routing, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -91,6 +355,14 @@ export const CompleteRequest: MessageFns<CompleteRequest> = {
             message.completion = CompletionRequest.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.routing = RoutingOptions.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -110,6 +382,9 @@ export const CompleteRequest: MessageFns<CompleteRequest> = {
     const message = createBaseCompleteRequest() as any;
     message.completion = (object.completion !== undefined && object.completion !== null)
       ? CompletionRequest.fromPartial(object.completion)
+      : undefined;
+    message.routing = (object.routing !== undefined && object.routing !== null)
+      ? RoutingOptions.fromPartial(object.routing)
       : undefined;
     return message;
   },
@@ -185,13 +460,19 @@ export const CompleteResponse: MessageFns<CompleteResponse> = {
 };
 
 function createBaseStreamRequest(): StreamRequest {
-  return { completion: undefined };
+  return { completion: undefined, routing: undefined, resume: undefined };
 }
 
 export const StreamRequest: MessageFns<StreamRequest> = {
   encode(message: StreamRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.completion !== undefined) {
       CompletionRequest.encode(message.completion, writer.uint32(10).fork()).join();
+    }
+    if (message.routing !== undefined) {
+      RoutingOptions.encode(message.routing, writer.uint32(18).fork()).join();
+    }
+    if (message.resume !== undefined) {
+      Resume.encode(message.resume, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -217,6 +498,22 @@ export const StreamRequest: MessageFns<StreamRequest> = {
             message.completion = CompletionRequest.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.routing = RoutingOptions.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.resume = Resume.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -236,6 +533,12 @@ export const StreamRequest: MessageFns<StreamRequest> = {
     const message = createBaseStreamRequest() as any;
     message.completion = (object.completion !== undefined && object.completion !== null)
       ? CompletionRequest.fromPartial(object.completion)
+      : undefined;
+    message.routing = (object.routing !== undefined && object.routing !== null)
+      ? RoutingOptions.fromPartial(object.routing)
+      : undefined;
+    message.resume = (object.resume !== undefined && object.resume !== null)
+      ? Resume.fromPartial(object.resume)
       : undefined;
     return message;
   },
@@ -309,13 +612,16 @@ export const StreamResponse: MessageFns<StreamResponse> = {
 };
 
 function createBaseEmbedRequest(): EmbedRequest {
-  return { embedding: undefined };
+  return { embedding: undefined, routing: undefined };
 }
 
 export const EmbedRequest: MessageFns<EmbedRequest> = {
   encode(message: EmbedRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.embedding !== undefined) {
       EmbeddingRequest.encode(message.embedding, writer.uint32(10).fork()).join();
+    }
+    if (message.routing !== undefined) {
+      RoutingOptions.encode(message.routing, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -341,6 +647,14 @@ export const EmbedRequest: MessageFns<EmbedRequest> = {
             message.embedding = EmbeddingRequest.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.routing = RoutingOptions.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -360,6 +674,9 @@ export const EmbedRequest: MessageFns<EmbedRequest> = {
     const message = createBaseEmbedRequest() as any;
     message.embedding = (object.embedding !== undefined && object.embedding !== null)
       ? EmbeddingRequest.fromPartial(object.embedding)
+      : undefined;
+    message.routing = (object.routing !== undefined && object.routing !== null)
+      ? RoutingOptions.fromPartial(object.routing)
       : undefined;
     return message;
   },
@@ -532,6 +849,386 @@ export const ListModelsResponse: MessageFns<ListModelsResponse> = {
   },
 };
 
+function createBaseExplainRequest(): ExplainRequest {
+  return { completion: undefined, routing: undefined };
+}
+
+export const ExplainRequest: MessageFns<ExplainRequest> = {
+  encode(message: ExplainRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.completion !== undefined) {
+      CompletionRequest.encode(message.completion, writer.uint32(10).fork()).join();
+    }
+    if (message.routing !== undefined) {
+      RoutingOptions.encode(message.routing, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExplainRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExplainRequest() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.completion = CompletionRequest.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.routing = RoutingOptions.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ExplainRequest>): ExplainRequest {
+    return ExplainRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExplainRequest>): ExplainRequest {
+    const message = createBaseExplainRequest() as any;
+    message.completion = (object.completion !== undefined && object.completion !== null)
+      ? CompletionRequest.fromPartial(object.completion)
+      : undefined;
+    message.routing = (object.routing !== undefined && object.routing !== null)
+      ? RoutingOptions.fromPartial(object.routing)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseExplainResponse(): ExplainResponse {
+  return { resolved: "", strategy: 0, needs: [], candidates: [], durationUs: 0 };
+}
+
+export const ExplainResponse: MessageFns<ExplainResponse> = {
+  encode(message: ExplainResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.resolved !== "") {
+      writer.uint32(10).string(message.resolved);
+    }
+    if (message.strategy !== 0) {
+      writer.uint32(16).int32(message.strategy);
+    }
+    for (const v of message.needs) {
+      Need.encode(v!, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.candidates) {
+      ExplainedCandidate.encode(v!, writer.uint32(34).fork()).join();
+    }
+    if (message.durationUs !== 0) {
+      writer.uint32(41).double(message.durationUs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExplainResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExplainResponse() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.resolved = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.strategy = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.needs.push(Need.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.candidates.push(ExplainedCandidate.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.durationUs = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ExplainResponse>): ExplainResponse {
+    return ExplainResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExplainResponse>): ExplainResponse {
+    const message = createBaseExplainResponse() as any;
+    message.resolved = object.resolved ?? "";
+    message.strategy = object.strategy ?? 0;
+    message.needs = object.needs?.map((e) => Need.fromPartial(e)) || [];
+    message.candidates = object.candidates?.map((e) => ExplainedCandidate.fromPartial(e)) || [];
+    message.durationUs = object.durationUs ?? 0;
+    return message;
+  },
+};
+
+function createBaseNeed(): Need {
+  return { capability: "", certain: false, confidence: 0, why: "" };
+}
+
+export const Need: MessageFns<Need> = {
+  encode(message: Need, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.capability !== "") {
+      writer.uint32(10).string(message.capability);
+    }
+    if (message.certain !== false) {
+      writer.uint32(16).bool(message.certain);
+    }
+    if (message.confidence !== 0) {
+      writer.uint32(25).double(message.confidence);
+    }
+    if (message.why !== "") {
+      writer.uint32(34).string(message.why);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Need {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNeed() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.capability = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.certain = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.confidence = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.why = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<Need>): Need {
+    return Need.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Need>): Need {
+    const message = createBaseNeed() as any;
+    message.capability = object.capability ?? "";
+    message.certain = object.certain ?? false;
+    message.confidence = object.confidence ?? 0;
+    message.why = object.why ?? "";
+    return message;
+  },
+};
+
+function createBaseExplainedCandidate(): ExplainedCandidate {
+  return { worker: "", provider: "", model: "", nodes: [], refused: "", why: [] };
+}
+
+export const ExplainedCandidate: MessageFns<ExplainedCandidate> = {
+  encode(message: ExplainedCandidate, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.worker !== "") {
+      writer.uint32(10).string(message.worker);
+    }
+    if (message.provider !== "") {
+      writer.uint32(18).string(message.provider);
+    }
+    if (message.model !== "") {
+      writer.uint32(26).string(message.model);
+    }
+    for (const v of message.nodes) {
+      writer.uint32(34).string(v!);
+    }
+    if (message.refused !== "") {
+      writer.uint32(42).string(message.refused);
+    }
+    for (const v of message.why) {
+      writer.uint32(50).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExplainedCandidate {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExplainedCandidate() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.worker = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.provider = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.model = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.nodes.push(reader.string());
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.refused = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.why.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ExplainedCandidate>): ExplainedCandidate {
+    return ExplainedCandidate.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExplainedCandidate>): ExplainedCandidate {
+    const message = createBaseExplainedCandidate() as any;
+    message.worker = object.worker ?? "";
+    message.provider = object.provider ?? "";
+    message.model = object.model ?? "";
+    message.nodes = object.nodes?.map((e) => e) || [];
+    message.refused = object.refused ?? "";
+    message.why = object.why?.map((e) => e) || [];
+    return message;
+  },
+};
+
 /** Takes a request to a worker that can serve it, and to the next one when the first fails. */
 export type RouterServiceDefinition = typeof RouterServiceDefinition;
 export const RouterServiceDefinition = {
@@ -549,7 +1246,8 @@ export const RouterServiceDefinition = {
     },
     /**
      * Serves a chat request as a stream of parts. Nothing is sent before the first content, so that workers that fail before
-     * it are replaced unseen; afterwards the stream ends either with a finish for each choice or with an error.
+     * it are replaced unseen; afterwards another worker goes on where one has failed, if the answer is plain text. The stream
+     * ends either with a finish for each choice or with an error.
      */
     stream: {
       name: "Stream",
@@ -574,6 +1272,15 @@ export const RouterServiceDefinition = {
       requestType: ListModelsRequest as typeof ListModelsRequest,
       requestStream: false,
       responseType: ListModelsResponse as typeof ListModelsResponse,
+      responseStream: false,
+      options: {},
+    },
+    /** Says how a request would be routed now, and why, without asking any worker. */
+    explain: {
+      name: "Explain",
+      requestType: ExplainRequest as typeof ExplainRequest,
+      requestStream: false,
+      responseType: ExplainResponse as typeof ExplainResponse,
       responseStream: false,
       options: {},
     },
