@@ -59,10 +59,11 @@ export const ATTRIBUTE = {
   strategy: "cortex.strategy",
 } as const;
 
-/** Subjects of events on NATS; each carries the message of the same name in `cortex.events.v1`. */
+/** Subjects of events on NATS; each carries the message of that name in `cortex.events.v1` (WorkerLoads for the load). */
 export const EVENT = {
   attemptFinished: "cortex.attempt.finished",
   workerChanged: "cortex.worker.changed",
+  workerLoad: "cortex.worker.load",
   nodeChanged: "cortex.node.changed",
   keyChanged: "cortex.key.changed",
 } as const;
