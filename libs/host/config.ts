@@ -94,6 +94,8 @@ export const STRATEGY_NAMES = [
   "cost",
   "affinity",
 ] as const;
+/** The name of a strategy. */
+export type StrategyName = (typeof STRATEGY_NAMES)[number];
 const strategy = z.enum(STRATEGY_NAMES);
 
 const routeTargets = z.array(nonEmpty).min(1).describe("Models, each tried only when those before it have failed.");

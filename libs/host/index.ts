@@ -6,6 +6,8 @@ export {
   configurationJsonSchema,
   KEYS_VARIABLE,
   loadConfiguration,
+  STRATEGY_NAMES,
+  type StrategyName,
 } from "./config.ts";
 export type { Host, RunningService, ServiceEntry } from "./host.ts";
 export { type NatsServer, resolveNatsServer, startNatsServer } from "./nats-server.ts";

@@ -1,12 +1,17 @@
-/** From a model's name to the workers that can serve it, best first. Pure: the mesh comes in as a snapshot. */
+/**
+ * From a model's name to the places that can serve it. Pure: the mesh comes in as a snapshot, and everything derived from it
+ * is kept for as long as the snapshot holds. The order in which candidates are tried is the strategies' business.
+ */
 import type { RunningWorker } from "../../libs/gen/cortex/mesh/v1/mesh.ts";
-import { BreakerState, Health, type WorkerInfo } from "../../libs/gen/cortex/provider/v1/provider.ts";
+import { BreakerState, Health, type ModelProperties, type WorkerInfo } from "../../libs/gen/cortex/provider/v1/provider.ts";
+import type { StrategyName } from "../../libs/host/index.ts";
 import { RpcError } from "../../libs/rpc/index.ts";
+import { modelNotFound } from "./suggestions.ts";
 
 /** The name that asks Cortex to choose. */
 export const AUTO = "auto";
 
-/** One place that could serve a request. */
+/** One place that could serve a request: the same object for as long as its index is. */
 export interface Candidate {
   readonly worker: string;
   readonly provider: string;
@@ -14,116 +19,254 @@ export interface Candidate {
   readonly model: string;
   /** The nodes that run the worker; at least one. */
   readonly nodes: readonly string[];
+  /** The worker, as well as its healthiest replica. */
+  readonly info: WorkerInfo;
+  /** What is known of the model. */
+  readonly properties: ModelProperties | undefined;
+  /** What the model can do. */
+  readonly capabilities: ReadonlySet<string>;
+  /** A number for the worker's name, 32 bits. */
+  readonly hash: number;
+}
+
+/** What a name that clients ask for stands for, first choice first. A name or a target may have one `*` in it. */
+export interface Route {
+  readonly targets: readonly string[];
+  /** Orders the candidates of all targets together; without one, a target is tried only when those before it have failed. */
+  readonly strategy?: StrategyName | undefined;
+  /** Absent to leave it to the configuration. */
+  readonly continuation?: boolean | undefined;
+  readonly hedging?: boolean | undefined;
+}
+
+export type Routes = Readonly<Record<string, Route>>;
+
+/** What a name was taken for. */
+export interface Resolution {
+  /** "auto", "route fast", "pattern gpt-*", "model gpt-4o" or "worker groq-main". */
+  readonly resolved: string;
+  /** Each candidate once; at least one. */
+  readonly candidates: readonly Candidate[];
+  /** The target that each candidate was found by, from 0: those of a target come after all of the targets before it. */
+  readonly targets: ReadonlyMap<Candidate, number> | undefined;
+  readonly route: Route | undefined;
 }
 
 /** A worker of the mesh; several nodes may run it. */
-export interface KnownWorker {
+interface KnownWorker {
   readonly info: WorkerInfo;
   readonly nodes: readonly string[];
+  readonly hash: number;
+  readonly capabilities: ReadonlySet<string>;
+  readonly candidates: Map<string, Candidate>;
 }
 
-/** The workers of the mesh by what is asked for. Built once for each change of the directory. */
-export interface WorkerIndex {
-  readonly workers: ReadonlyMap<string, KnownWorker>;
-  /** In the order in which they are to be tried. */
-  readonly byModel: ReadonlyMap<string, readonly KnownWorker[]>;
-  /** All, in that order. */
-  readonly ordered: readonly KnownWorker[];
-}
-
-/** Makes the index of the workers that run now. */
-export function indexWorkers(running: readonly RunningWorker[]): WorkerIndex {
-  const workers = new Map<string, { info: WorkerInfo; nodes: string[] }>();
-  for (const { node, info } of running) {
-    if (info === undefined) continue;
-    const known = workers.get(info.name);
-    if (known === undefined) workers.set(info.name, { info, nodes: [node] });
-    else {
-      known.nodes.push(node);
-      // The worker is as well as its healthiest replica; one that has only begun knows less than the others.
-      const better = rank(info) - rank(known.info) || known.info.models.length - info.models.length;
-      if (better < 0) known.info = info;
-    }
-  }
-  const ordered = [...workers.values()].sort((a, b) => localFirst(a.info, b.info));
-  const byModel = new Map<string, KnownWorker[]>();
-  for (const worker of ordered) {
-    for (const model of new Set(worker.info.models)) {
-      const serving = byModel.get(model);
-      if (serving === undefined) byModel.set(model, [worker]);
-      else serving.push(worker);
-    }
-  }
-  return { workers, byModel, ordered };
-}
-
-/**
- * The order of `local_first`: lowest priority number first. Workers that are known to be down come last instead of being
- * left out, so that a wrong belief about them can't refuse a request that they could serve.
- */
-function localFirst(a: WorkerInfo, b: WorkerInfo): number {
-  return rank(a) - rank(b) || a.priority - b.priority || (a.name < b.name ? -1 : 1);
-}
-
-function rank({ health, breaker, simulated }: WorkerInfo): number {
+/** How badly a worker is: 0 when it is well, at least {@link RANK_DOWN} when it is known to be down. */
+export function rankOf({ health, breaker, simulated }: WorkerInfo): number {
   const down = health === Health.UNAVAILABLE || breaker === BreakerState.OPEN;
-  return (down ? 4 : 0) + (simulated ? 2 : 0) + (health === Health.BUSY ? 1 : 0);
+  return (down ? RANK_DOWN : 0) + (simulated ? 2 : 0) + (health === Health.BUSY ? 1 : 0);
 }
 
-/** Routes by name: what a name that clients ask for stands for, first choice first. */
-export type Routes = Readonly<Record<string, readonly string[]>>;
+export const RANK_DOWN = 4;
 
-/**
- * The candidates for a model name, in the order in which they are to be tried: `auto`, a route, `worker/model`, or a model.
- * Throws MODEL_NOT_FOUND with the closest names.
- */
-export function resolve(name: string, index: WorkerIndex, routes: Routes): Candidate[] {
-  const routed = Object.hasOwn(routes, name);
-  if (name === AUTO && !routed) return automatic(index);
-  const route = routed ? routes[name]! : [name];
-  const candidates: Candidate[] = [];
-  for (const target of route) {
-    for (const candidate of direct(target, index)) {
-      const known = candidates.some(({ worker, model }) => worker === candidate.worker && model === candidate.model);
-      if (!known) candidates.push(candidate);
+/** Resolutions that are remembered; names come from clients, so there is a bound. */
+const REMEMBERED_MAX = 10_000;
+
+/** The workers of the mesh by what is asked for. Made once for each change of the directory. */
+export class WorkerIndex {
+  readonly #workers = new Map<string, KnownWorker>();
+  /** Workers by model, lowest priority number first. */
+  readonly #byModel = new Map<string, KnownWorker[]>();
+  /** All, in that order. */
+  readonly #ordered: readonly KnownWorker[];
+  readonly #routes: Routes;
+  readonly #patterns: readonly { readonly name: string; readonly route: Route }[];
+  readonly #remembered = new Map<string, Resolution>();
+
+  constructor(running: readonly RunningWorker[], routes: Routes) {
+    const workers = new Map<string, { info: WorkerInfo; nodes: string[] }>();
+    for (const { node, info } of running) {
+      if (info === undefined) continue;
+      const known = workers.get(info.name);
+      if (known === undefined) workers.set(info.name, { info, nodes: [node] });
+      else {
+        known.nodes.push(node);
+        // The worker is as well as its healthiest replica; one that has only begun knows less than the others.
+        const better = rankOf(info) - rankOf(known.info) || known.info.models.length - info.models.length;
+        if (better < 0) known.info = info;
+      }
     }
+    const ordered: KnownWorker[] = [];
+    for (const [name, { info, nodes }] of workers) {
+      const worker = { info, nodes, hash: hashOf(name), capabilities: new Set(info.capabilities), candidates: new Map() };
+      this.#workers.set(name, worker);
+      ordered.push(worker);
+    }
+    ordered.sort((a, b) => a.info.priority - b.info.priority || (a.info.name < b.info.name ? -1 : 1));
+    this.#ordered = ordered;
+    for (const worker of ordered) {
+      for (const model of new Set(worker.info.models)) {
+        const serving = this.#byModel.get(model);
+        if (serving === undefined) this.#byModel.set(model, [worker]);
+        else serving.push(worker);
+      }
+    }
+    this.#routes = routes;
+    this.#patterns = Object.entries(routes)
+      .filter(([name]) => name.includes("*"))
+      .map(([name, route]) => ({ name, route }))
+      // The one that says most comes first.
+      .sort((a, b) => b.name.length - a.name.length || (a.name < b.name ? -1 : 1));
   }
-  if (candidates.length > 0) return candidates;
-  // A route whose workers have not come up (yet) is no mistake of the client's.
-  if (routed) throw new RpcError("NO_WORKERS_AVAILABLE", `no worker of the route "${name}" is running`);
-  throw notFound(name, index, routes);
+
+  /** The models that there are, and the workers that serve each. */
+  models(): Iterable<readonly [model: string, workers: readonly WorkerInfo[]]> {
+    return [...this.#byModel].map(([model, workers]) => [model, workers.map(({ info }) => info)] as const);
+  }
+
+  get workers(): readonly WorkerInfo[] {
+    return this.#ordered.map(({ info }) => info);
+  }
+
+  /** Whether anybody has this name for a model, or is the worker of `worker/model`. */
+  has(name: string): boolean {
+    const slash = name.indexOf("/");
+    return this.#byModel.has(name) || (slash > 0 && this.#workers.has(name.slice(0, slash)));
+  }
+
+  /** What a name stands for. Throws MODEL_NOT_FOUND with the closest names, and NO_WORKERS_AVAILABLE. */
+  resolve(name: string): Resolution {
+    let resolution = this.#remembered.get(name);
+    if (resolution === undefined) {
+      resolution = this.#resolve(name);
+      if (this.#remembered.size >= REMEMBERED_MAX) this.#remembered.clear();
+      this.#remembered.set(name, resolution);
+    }
+    return resolution;
+  }
+
+  #resolve(name: string): Resolution {
+    if (Object.hasOwn(this.#routes, name)) return this.#byRoute(`route ${name}`, this.#routes[name]!, "", name);
+    if (name === AUTO) return this.#automatic();
+    const slash = name.indexOf("/");
+    const named = slash > 0 ? this.#workers.get(name.slice(0, slash)) : undefined;
+    if (named !== undefined && knownModel(name.slice(slash + 1), named.info.models) !== undefined) {
+      return this.#simple(`worker ${named.info.name}`, name);
+    }
+    const pattern = this.#byPattern(name, false);
+    if (pattern !== undefined) return pattern;
+    const direct = this.#direct(name);
+    if (direct.length > 0) return { resolved: `model ${name}`, candidates: direct, targets: undefined, route: undefined };
+    const last = this.#byPattern(name, true);
+    if (last !== undefined) return last;
+    throw modelNotFound(name, this.#namesNear(name));
+  }
+
+  #simple(resolved: string, target: string): Resolution {
+    return { resolved, candidates: this.#direct(target), targets: undefined, route: undefined };
+  }
+
+  /** The route whose pattern fits. One that fits everything is asked only when nothing else has the name. */
+  #byPattern(name: string, everything: boolean): Resolution | undefined {
+    for (const { name: pattern, route } of this.#patterns) {
+      if ((pattern === "*") !== everything) continue;
+      const star = matchStar(pattern, name);
+      if (star !== undefined) return this.#byRoute(`pattern ${pattern}`, route, star, name);
+    }
+    // A client may ask by a pattern too.
+    if (everything || name === "*" || !name.includes("*")) return undefined;
+    const candidates = new Set<Candidate>();
+    for (const [model, workers] of this.#byModel) {
+      for (const worker of workers) {
+        const full = `${worker.info.name}/${model}`;
+        if (matchStar(name, model) !== undefined || matchStar(name, full) !== undefined) {
+          candidates.add(this.#candidate(worker, model));
+        }
+      }
+    }
+    if (candidates.size === 0) return undefined;
+    return { resolved: `pattern ${name}`, candidates: [...candidates], targets: undefined, route: undefined };
+  }
+
+  #byRoute(resolved: string, route: Route, star: string, name: string): Resolution {
+    const targets = new Map<Candidate, number>();
+    for (const [position, target] of route.targets.entries()) {
+      for (const candidate of this.#direct(target.replace("*", () => star))) {
+        if (!targets.has(candidate)) targets.set(candidate, position);
+      }
+    }
+    // Workers that have not come up (yet) are no mistake of the client's.
+    if (targets.size === 0) {
+      throw new RpcError("NO_WORKERS_AVAILABLE", `no worker of the route "${name.slice(0, 200)}" is running`);
+    }
+    const ordered = route.strategy === undefined && route.targets.length > 1;
+    return { resolved, candidates: [...targets.keys()], targets: ordered ? targets : undefined, route };
+  }
+
+  #automatic(): Resolution {
+    const candidates = new Set<Candidate>();
+    for (const worker of this.#ordered) {
+      const conversing = worker.info.models.filter((model) => !NOT_FOR_CHAT.test(model));
+      // Of models that can do the same, the first stands for all.
+      const abilities = new Set<string>();
+      for (const model of conversing.length > 0 ? conversing : worker.info.models.slice(0, 1)) {
+        const candidate = this.#candidate(worker, model);
+        const ability = `${[...candidate.capabilities].sort().join()} ${candidate.properties?.contextTokensMax}`;
+        if (!abilities.has(ability)) candidates.add(candidate);
+        abilities.add(ability);
+      }
+    }
+    if (candidates.size > 0) {
+      return { resolved: AUTO, candidates: [...candidates], targets: undefined, route: undefined };
+    }
+    throw new RpcError("NO_WORKERS_AVAILABLE", "no workers available: no worker that has a model is running");
+  }
+
+  #direct(target: string): Candidate[] {
+    const slash = target.indexOf("/");
+    const worker = slash > 0 ? this.#workers.get(target.slice(0, slash)) : undefined;
+    const model = target.slice(slash + 1);
+    const known = worker === undefined ? undefined : knownModel(model, worker.info.models);
+    if (worker !== undefined && known !== undefined) return [this.#candidate(worker, known)];
+    // Models have names with slashes too, and their first part may be a worker's name: openai/gpt-oss-20b, groq/compound.
+    const exact = this.#byModel.get(target) ?? [];
+    const latest = this.#byModel.get(`${target}:latest`) ?? [];
+    const serving =
+      latest.length === 0 ? exact : this.#ordered.filter((other) => exact.includes(other) || latest.includes(other));
+    const candidates = serving.map((other) => this.#candidate(other, knownModel(target, other.info.models)!));
+    // A worker that could not be asked for its models may well have this one.
+    if (worker?.info.models.length === 0 && model !== "") candidates.push(this.#candidate(worker, model));
+    return candidates;
+  }
+
+  #candidate(worker: KnownWorker, model: string): Candidate {
+    let candidate = worker.candidates.get(model);
+    if (candidate === undefined) {
+      const { info, nodes, hash } = worker;
+      const properties = Object.hasOwn(info.modelProperties, model)
+        ? info.modelProperties[model]
+        : info.modelProperties["*"];
+      const own = properties?.capabilities ?? [];
+      const capabilities = own.length > 0 ? new Set(own) : worker.capabilities;
+      candidate = { worker: info.name, provider: info.provider, model, nodes, info, properties, capabilities, hash };
+      worker.candidates.set(model, candidate);
+    }
+    return candidate;
+  }
+
+  #namesNear(name: string): Set<string> {
+    const worker = this.#workers.get(name.slice(0, Math.max(0, name.indexOf("/"))));
+    return new Set([
+      ...Object.keys(this.#routes),
+      ...this.#byModel.keys(),
+      ...(worker?.info.models ?? []).map((model) => `${worker!.info.name}/${model}`),
+    ]);
+  }
 }
 
 /** Providers list all their models together; these words mark those that hold no conversation. */
 const NOT_FOR_CHAT =
   /embed|whisper|transcri|tts|speech|audio|dall-e|image|imagen|veo|sora|moderation|guard|rerank|davinci|babbage|aqa/i;
-
-function automatic(index: WorkerIndex): Candidate[] {
-  const candidates = index.ordered
-    .filter(({ info }) => info.models.length > 0)
-    .map((worker) =>
-      candidateOf(worker, worker.info.models.find((model) => !NOT_FOR_CHAT.test(model)) ?? worker.info.models[0]!),
-    );
-  if (candidates.length > 0) return candidates;
-  throw new RpcError("NO_WORKERS_AVAILABLE", "no workers available: no worker that has a model is running");
-}
-
-function direct(target: string, index: WorkerIndex): Candidate[] {
-  const slash = target.indexOf("/");
-  const worker = slash > 0 ? index.workers.get(target.slice(0, slash)) : undefined;
-  const model = target.slice(slash + 1);
-  const known = worker === undefined ? undefined : knownModel(model, worker.info.models);
-  if (worker !== undefined && known !== undefined) return [candidateOf(worker, known)];
-  // Models have names with slashes too, and their first part may be a worker's name: openai/gpt-oss-20b, groq/compound.
-  const exact = index.byModel.get(target) ?? [];
-  const latest = index.byModel.get(`${target}:latest`) ?? [];
-  const serving =
-    latest.length === 0 ? exact : index.ordered.filter((other) => exact.includes(other) || latest.includes(other));
-  const candidates = serving.map((other) => candidateOf(other, knownModel(target, other.info.models)!));
-  // A worker that could not be asked for its models may well have this one.
-  if (worker?.info.models.length === 0 && model !== "") candidates.push(candidateOf(worker, model));
-  return candidates;
-}
 
 /** Ollama lists `llama3.2:latest` and takes `llama3.2` for it (https://github.com/ollama/ollama/blob/main/docs/api.md). */
 function knownModel(model: string, models: readonly string[]): string | undefined {
@@ -131,55 +274,21 @@ function knownModel(model: string, models: readonly string[]): string | undefine
   return models.includes(`${model}:latest`) ? `${model}:latest` : undefined;
 }
 
-function candidateOf({ info, nodes }: KnownWorker, model: string): Candidate {
-  return { worker: info.name, provider: info.provider, model, nodes };
+/** What the pattern's one `*` stands for in `name`; undefined if it does not fit. */
+function matchStar(pattern: string, name: string): string | undefined {
+  const star = pattern.indexOf("*");
+  const before = pattern.slice(0, star);
+  const after = pattern.slice(star + 1);
+  const fits = name.length >= before.length + after.length && name.startsWith(before) && name.endsWith(after);
+  return fits ? name.slice(before.length, name.length - after.length) : undefined;
 }
 
-const SUGGESTIONS_MAX = 3;
-
-function notFound(name: string, index: WorkerIndex, routes: Routes): RpcError {
-  const asked = name.toLowerCase();
-  const worker = index.workers.get(name.slice(0, Math.max(0, name.indexOf("/"))));
-  const known = new Set([
-    ...Object.keys(routes),
-    ...index.byModel.keys(),
-    ...(worker?.info.models ?? []).map((model) => `${worker!.info.name}/${model}`),
-  ]);
-  const near = [...known]
-    .map((candidate) => ({ candidate, distance: unlikeness(asked, candidate.toLowerCase()) }))
-    .filter(({ distance }) => distance < 0.5)
-    .sort((a, b) => a.distance - b.distance)
-    .slice(0, SUGGESTIONS_MAX)
-    .map(({ candidate }) => `"${candidate}"`);
-  const hint =
-    near.length > 0
-      ? `; did you mean ${near.join(" or ")}?`
-      : '; GET /v1/models lists what there is, and "auto" lets Cortex choose';
-  return new RpcError("MODEL_NOT_FOUND", `the model "${name.slice(0, 200)}" does not exist${hint}`, { field: "model" });
-}
-
-/** From 0 for the same name to 1 for nothing in common. A name that is the beginning of the other is likely meant. */
-function unlikeness(asked: string, candidate: string): number {
-  const longest = Math.min(Math.max(asked.length, candidate.length), DISTANCE_CHARACTERS_MAX);
-  if (asked.length >= 3 && candidate.startsWith(asked)) return 0.25;
-  // At least as far apart as they differ in length.
-  if (Math.abs(asked.length - candidate.length) >= longest / 2) return 1;
-  return distance(asked, candidate) / longest;
-}
-
-const DISTANCE_CHARACTERS_MAX = 64;
-
-/** Levenshtein's distance, of the first characters. */
-function distance(a: string, b: string): number {
-  const [left, right] = [a.slice(0, DISTANCE_CHARACTERS_MAX), b.slice(0, DISTANCE_CHARACTERS_MAX)];
-  let row = Array.from({ length: right.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= left.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= right.length; j++) {
-      const cost = left[i - 1] === right[j - 1] ? 0 : 1;
-      next.push(Math.min(next[j - 1]! + 1, row[j]! + 1, row[j - 1]! + cost));
-    }
-    row = next;
+/** FNV-1a, and a mix so that names that differ in their last letter are far apart. */
+function hashOf(name: string): number {
+  let hash = 0x811c9dc5;
+  for (let index = 0; index < name.length; index++) {
+    hash = Math.imul(hash ^ name.charCodeAt(index), 0x01000193);
   }
-  return row[right.length]!;
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
+  return (hash ^ (hash >>> 13)) >>> 0;
 }
