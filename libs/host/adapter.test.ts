@@ -51,7 +51,7 @@ afterAll(async () => {
 });
 
 async function joined(id: string): Promise<Mesh> {
-  const node = { id, address: "127.0.0.1:1", services: [], interfaces: [], version: "1", zone: "" };
+  const node = { id, name: id, address: "127.0.0.1:1", services: [], interfaces: [], version: "1", zone: "" };
   const load = () => ({ callsInFlight: 0, eventLoopDelayMs: 0 });
   const mesh = await joinMesh({ natsUrl: nats.url, node, load, log });
   ends.push(() => mesh.leave());

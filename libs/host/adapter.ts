@@ -89,8 +89,9 @@ async function startAdapter(host: Host, provider: string, createWorker: CreateWo
 
   async function run(settings: WorkerSettings): Promise<void> {
     const worker = create(settings);
+    const origin = { added: added.has(worker.name) };
     worker.onChange((change) => {
-      mesh.announceWorker(worker.info());
+      mesh.announceWorker(worker.info(), origin);
       if (typeof change === "object") publishKey(worker.name, change);
       if (change === "breaker") publish(worker, Change.BREAKER);
       if (change === "health") {
@@ -98,9 +99,9 @@ async function startAdapter(host: Host, provider: string, createWorker: CreateWo
         health.changed();
       }
     });
-    const health = new HealthChecks(worker, log, (info) => mesh.announceWorker(info));
+    const health = new HealthChecks(worker, log, (info) => mesh.announceWorker(info, origin));
     workers.add(worker);
-    mesh.announceWorker(worker.info());
+    mesh.announceWorker(worker.info(), origin);
     publish(worker, Change.STARTED);
     checks.set(worker.name, health);
     return health.check();
@@ -117,8 +118,7 @@ async function startAdapter(host: Host, provider: string, createWorker: CreateWo
 
   function isWanted(specification: WorkerSpecification): boolean {
     if (specification.provider !== provider) return false;
-    const { preferredNode } = specification;
-    return preferredNode === "" || preferredNode === host.nodeId || !mesh.directory.known(preferredNode);
+    return mesh.directory.belongsHere(specification, added.has(specification.name));
   }
 
   /** Runs what should run here and stops what should not any more. */

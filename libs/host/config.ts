@@ -205,6 +205,8 @@ export interface Configuration extends Omit<ConfigurationFile, "workers"> {
   readonly cacheDir: string;
   readonly path: string;
   readonly hostname: string;
+  /** What people call the node, also when it is started again. */
+  readonly nodeName: string;
   /** An OTLP endpoint is configured. */
   readonly tracing: boolean;
 }
@@ -315,6 +317,7 @@ export function loadConfiguration(options: {
     cacheDir: resolve(environment["XDG_CACHE_HOME"] || `${environment["HOME"] ?? "."}/.cache`, "cortex"),
     path: environment["PATH"] ?? "",
     hostname: environment["HOSTNAME"] || hostname(),
+    nodeName: environment["CORTEX_NODE_NAME"] || environment["HOSTNAME"] || hostname(),
     tracing:
       environment["OTEL_SDK_DISABLED"] !== "true" &&
       Boolean(environment["OTEL_EXPORTER_OTLP_ENDPOINT"] || environment["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]),

@@ -44,7 +44,7 @@ export interface RunningNode {
 /** Starts a node. Throws StartError for what its user can mend. */
 export async function startNode(options: NodeOptions): Promise<RunningNode> {
   const { configuration, services, version } = options;
-  const nodeId = `${configuration.hostname.replaceAll(/[^A-Za-z0-9-]/g, "-").slice(0, 40)}-${randomBytes(4).toString("hex")}`;
+  const nodeId = `${configuration.nodeName.replaceAll(/[^A-Za-z0-9-]/g, "-").slice(0, 40)}-${randomBytes(4).toString("hex")}`;
   const startedAtMs = performance.now();
   const log = createLogger({ level: configuration.log.level, readable: options.readableLogs, node: nodeId });
   const tracer = await startTracer({
@@ -84,6 +84,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       closed: true,
       node: {
         id: nodeId,
+        name: configuration.nodeName,
         address: grpcAddress,
         services: services.map(({ name }) => name),
         interfaces,

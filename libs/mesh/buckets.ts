@@ -126,6 +126,16 @@ export class Buckets {
     }
   }
 
+  /** Writes an entry in the place of the one of `revision`; false when that is not the current one any more. */
+  async replace(bucket: BucketName, key: string, value: Uint8Array, revision: number): Promise<number | false> {
+    try {
+      return await this.run(() => this.#bucket(bucket).update(key, value, revision));
+    } catch (error) {
+      if (isConflict(error)) return false;
+      throw error;
+    }
+  }
+
   /** What a key holds. */
   async get(
     bucket: BucketName,

@@ -12,7 +12,12 @@ function setUp() {
   const directory = new MeshDirectory({
     self: NodeRecord.create({ id: "me" }),
     expiryMs: EXPIRY_MS,
-    store: { create: async () => true, remove: async () => true },
+    store: {
+      create: async () => true,
+      replace: async () => true,
+      remove: async () => true,
+      setDrained: async () => {},
+    },
     clock: { epochMs: () => time.epochMs, monotonicMs: () => time.monotonicMs },
     log: createLogger({ level: "silent", readable: false, node: "me" }),
   });
@@ -25,7 +30,7 @@ function setUp() {
   const worker = (nodeId: string, name: string): Entry => ({
     key: keyOf(nodeId, name),
     revision: ++revision,
-    value: RunningWorker.encode({ node: nodeId, info: WorkerInfo.create({ name }) }).finish(),
+    value: RunningWorker.encode({ node: nodeId, added: false, info: WorkerInfo.create({ name }) }).finish(),
   });
   return {
     directory,

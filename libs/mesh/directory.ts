@@ -7,7 +7,7 @@
  * hangs, this process was paused), nobody expires; and when they come back, everybody has the time of one expiry to be
  * heard again. So neither an outage of NATS nor the loss of all its data makes a hole in routing.
  */
-import { type NodeLoad, NodeRecord, RunningWorker } from "../gen/cortex/mesh/v1/mesh.ts";
+import { DrainedWorker, type NodeLoad, NodeRecord, RunningWorker } from "../gen/cortex/mesh/v1/mesh.ts";
 import type { WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
 import { RpcError } from "../rpc/index.ts";
@@ -45,12 +45,29 @@ export interface Directory {
   /** The workers that should run. By name. */
   desiredWorkers(): readonly WorkerSpecification[];
   /**
-   * Adds a worker to those that should run; every node knows within milliseconds. A name that is desired or running is
-   * refused with WORKER_ALREADY_REGISTERED; NODE_UNREACHABLE while NATS is away.
+   * Adds a worker to those that should run; every node knows within milliseconds. A name that is desired, or that a worker
+   * of a configuration file has, is refused with WORKER_ALREADY_REGISTERED; NODE_UNREACHABLE while NATS is away.
    */
   addDesiredWorker(specification: WorkerSpecification): Promise<void>;
-  /** Removes a worker from those that should run. WORKER_NOT_FOUND without it, NODE_UNREACHABLE while NATS is away. */
+  /** Changes a worker that should run. WORKER_NOT_FOUND without one of its name, NODE_UNREACHABLE while NATS is away. */
+  updateDesiredWorker(specification: WorkerSpecification): Promise<void>;
+  /**
+   * Removes a worker from those that should run, and forgets that it was drained. WORKER_NOT_FOUND without it,
+   * NODE_UNREACHABLE while NATS is away.
+   */
   removeDesiredWorker(name: string): Promise<void>;
+  /**
+   * Whether this node, given that it has the provider's adapter, should run a worker that was added. With `runsHere`, one
+   * that ran here in place of its preferred node stays until it runs there, so that it is always somewhere.
+   */
+  belongsHere(specification: WorkerSpecification, runsHere: boolean): boolean;
+  /** The workers that should take no new requests, wherever they come from; the same set until `generation` changes. */
+  drainedWorkers(): ReadonlySet<string>;
+  /**
+   * A worker of any origin shall take no new requests, or take them again; every node knows within milliseconds.
+   * NODE_UNREACHABLE while NATS is away.
+   */
+  setDrained(name: string, drained: boolean): Promise<void>;
   /** Takes a node out of routing at once: the connection to it is lost. Unknown nodes and this one are ignored. */
   markUnreachable(nodeId: string): void;
   /** Takes a node back into routing: there is a connection again. */
@@ -72,7 +89,11 @@ export interface DesiredWorkerStore {
   /** False when the name is taken. */
   create(specification: WorkerSpecification): Promise<boolean>;
   /** False when there is no such worker. */
+  replace(specification: WorkerSpecification): Promise<boolean>;
+  /** False when there is no such worker. */
   remove(name: string): Promise<boolean>;
+  /** Notes that a worker is drained, or that it is not. */
+  setDrained(name: string, drained: boolean): Promise<void>;
 }
 
 interface DirectoryOptions {
@@ -116,6 +137,8 @@ export class MeshDirectory implements Directory {
   readonly #workers = new Map<string, KnownWorker>();
   readonly #ownWorkers = new Map<string, KnownWorker>();
   readonly #desired = new Map<string, { readonly specification: WorkerSpecification; readonly bytes: Uint8Array }>();
+  /** The names of drained workers, by key. */
+  readonly #drained = new Map<string, string>();
   #self: Mutable<NodeRecord>;
   #generation = 1;
   /** When this node last heard itself; -Infinity when it can't hear. */
@@ -126,6 +149,7 @@ export class MeshDirectory implements Directory {
   #servingCache: Map<string, readonly NodeRecord[]> | undefined;
   #workersCache: RunningWorker[] | undefined;
   #desiredCache: readonly WorkerSpecification[] | undefined;
+  #drainedCache: ReadonlySet<string> | undefined;
   readonly #listeners = new Set<() => void>();
   #notifying = false;
 
@@ -177,9 +201,10 @@ export class MeshDirectory implements Directory {
   async addDesiredWorker(specification: WorkerSpecification): Promise<void> {
     const { name } = specification;
     if (name === "") throw new RpcError("INVALID_REQUEST", "a worker needs a name", { field: "worker.name" });
+    // One that was added and is not desired any more is on its way out: its name is free.
     const taken =
       this.desiredWorkers().some((desired) => desired.name === name) ||
-      this.workers().some(({ info }) => info?.name === name);
+      this.workers().some(({ info, added }) => info?.name === name && !added);
     if (taken || !(await this.#options.store.create(specification))) {
       throw new RpcError("WORKER_ALREADY_REGISTERED", `worker ${name} is already registered`);
     }
@@ -189,6 +214,34 @@ export class MeshDirectory implements Directory {
     if (name === "" || !(await this.#options.store.remove(name))) {
       throw new RpcError("WORKER_NOT_FOUND", `no worker ${name} was added`);
     }
+  }
+
+  async updateDesiredWorker(specification: WorkerSpecification): Promise<void> {
+    const { name } = specification;
+    if (name === "" || !(await this.#options.store.replace(specification))) {
+      throw new RpcError("WORKER_NOT_FOUND", `no worker ${name} was added`);
+    }
+  }
+
+  belongsHere({ name, provider, preferredNode }: WorkerSpecification, runsHere: boolean): boolean {
+    if (preferredNode === "" || isCalled(this.#self, preferredNode)) return true;
+    const adapter = adapterOf(provider);
+    const preferred = this.nodes().filter(
+      (node) => isCalled(node, preferredNode) && !node.draining && node.services.includes(adapter),
+    );
+    if (!runsHere) return preferred.length === 0;
+    const there = new Set(preferred.map(({ id }) => id));
+    return !this.workers().some(({ node, info }) => info?.name === name && there.has(node));
+  }
+
+  drainedWorkers(): ReadonlySet<string> {
+    this.#drainedCache ??= new Set(this.#drained.values());
+    return this.#drainedCache;
+  }
+
+  async setDrained(name: string, drained: boolean): Promise<void> {
+    if (name === "") throw new RpcError("INVALID_REQUEST", "a worker needs a name", { field: "name" });
+    await this.#options.store.setDrained(name, drained);
   }
 
   markUnreachable(nodeId: string): void {
@@ -223,8 +276,8 @@ export class MeshDirectory implements Directory {
   }
 
   /** A worker that this node runs, whether NATS knows of it yet or not. */
-  setOwnWorker(name: string, info: WorkerInfo): void {
-    this.#putWorker(this.#ownWorkers, name, { node: this.#self.id, info }, Number.POSITIVE_INFINITY);
+  setOwnWorker(name: string, info: WorkerInfo, added: boolean): void {
+    this.#putWorker(this.#ownWorkers, name, { node: this.#self.id, info, added }, Number.POSITIVE_INFINITY);
   }
 
   /** This node no longer runs that worker. */
@@ -309,7 +362,7 @@ export class MeshDirectory implements Directory {
 
   /** All that cortex_workers holds. */
   desiredSnapshot(entries: ReadonlyMap<string, Entry>): void {
-    for (const key of this.#desired.keys()) {
+    for (const key of [...this.#desired.keys(), ...this.#drained.keys()]) {
       if (!entries.has(key)) this.#deleteDesired(key);
     }
     for (const entry of entries.values()) this.desiredEntry(entry);
@@ -319,6 +372,13 @@ export class MeshDirectory implements Directory {
   desiredEntry(entry: Entry): void {
     if (entry.value === undefined) {
       this.#deleteDesired(entry.key);
+      return;
+    }
+    if (entry.key.startsWith(DRAINED_PREFIX)) {
+      const drained = this.#decode(DrainedWorker, entry);
+      if (drained === undefined || this.#drained.get(entry.key) === drained.name) return;
+      this.#drained.set(entry.key, drained.name);
+      this.#changed();
       return;
     }
     const known = this.#desired.get(entry.key);
@@ -403,7 +463,7 @@ export class MeshDirectory implements Directory {
   }
 
   #deleteDesired(key: string): void {
-    if (this.#desired.delete(key)) this.#changed();
+    if (this.#desired.delete(key) || this.#drained.delete(key)) this.#changed();
   }
 
   #putWorker(into: Map<string, KnownWorker>, key: string, running: RunningWorker, deadlineMs: number): void {
@@ -440,6 +500,7 @@ export class MeshDirectory implements Directory {
     this.#servingCache = undefined;
     this.#workersCache = undefined;
     this.#desiredCache = undefined;
+    this.#drainedCache = undefined;
     if (this.#notifying || this.#listeners.size === 0) return;
     this.#notifying = true;
     queueMicrotask(() => {
@@ -463,6 +524,24 @@ export function keyOf(...names: readonly string[]): string {
   return names.map((name) => [...Buffer.from(name, "utf8")].map(keyByte).join("")).join(".");
 }
 
+/** The bucket of the workers that should run has, beside them, an entry for each drained one. No worker's own key has a dot. */
+const DRAINED_PREFIX = "drained.";
+
+/** The key under which it is noted that a worker is drained. */
+export function drainedKeyOf(name: string): string {
+  return `${DRAINED_PREFIX}${keyOf(name)}`;
+}
+
+/** The service that runs the workers of a provider. */
+export function adapterOf(provider: string): string {
+  return `adapter-${provider}`;
+}
+
+/** Whether `called` means this node: by its id, or by its name, which outlives the process. */
+function isCalled({ id, name }: NodeRecord, called: string): boolean {
+  return called === id || called === name;
+}
+
 function keyByte(byte: number): string {
   const character = String.fromCharCode(byte);
   return /[-_a-zA-Z0-9]/.test(character) ? character : `=${byte.toString(16).toUpperCase().padStart(2, "0")}`;
@@ -473,9 +552,9 @@ function nodeIdentity(record: NodeRecord): Uint8Array {
 }
 
 /** What a worker is and how it fares; not how busy it is this moment. */
-function workerIdentity({ node, info }: RunningWorker): Uint8Array {
+function workerIdentity({ node, info, added }: RunningWorker): Uint8Array {
   const steady = info === undefined ? undefined : { ...info, pool: undefined, activeRequests: 0 };
-  return RunningWorker.encode({ node, info: steady }).finish();
+  return RunningWorker.encode({ node, info: steady, added }).finish();
 }
 
 function equalBytes(a: Uint8Array, b: Uint8Array): boolean {

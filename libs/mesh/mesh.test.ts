@@ -64,6 +64,7 @@ async function join(id: string, more: Partial<JoinOptions> & { services?: string
     natsUrl: server.url,
     node: {
       id,
+      name: id,
       address: "127.0.0.1:1",
       services: more.services ?? ["router"],
       interfaces: [ROUTER],
@@ -88,7 +89,7 @@ async function joinInProcess(id: string, workers: string[] = []): Promise<ChildP
     import { createLogger } from ${JSON.stringify(new URL("../telemetry/index.ts", import.meta.url).href)};
     const mesh = await joinMesh({
       natsUrl: ${JSON.stringify(server.url)},
-      node: { id: ${JSON.stringify(id)}, address: "127.0.0.1:2", services: [], interfaces: [${JSON.stringify(ROUTER)}], version: "", zone: "" },
+      node: { id: ${JSON.stringify(id)}, name: "", address: "127.0.0.1:2", services: [], interfaces: [${JSON.stringify(ROUTER)}], version: "", zone: "" },
       load: () => ({ callsInFlight: 0, eventLoopDelayMs: 0 }),
       log: createLogger({ level: "silent", readable: false, node: "child" }),
       heartbeatMs: ${HEARTBEAT_MS},

@@ -22,8 +22,10 @@ import { type Events, MeshEvents } from "./events.ts";
 
 /** What a node is, and stays for as long as it runs. */
 export interface NodeDescription {
-  /** Unique in the mesh. */
+  /** Unique in the mesh, and another one whenever the node is started again. */
   readonly id: string;
+  /** What people call it; stays when it is started again. */
+  readonly name: string;
   /** host:port of its gRPC server. */
   readonly address: string;
   /** The services that it runs: "gateway", "router", … */
@@ -64,8 +66,11 @@ export interface Mesh {
   readonly secret: string;
   readonly directory: Directory;
   readonly events: Events;
-  /** Announces a worker of this node, or what has become of it. Bursts are merged, the latest wins. Never throws. */
-  announceWorker(info: WorkerInfo): void;
+  /**
+   * Announces a worker of this node, or what has become of it; `added` when it does not come from a configuration file.
+   * Bursts are merged, the latest wins. Never throws.
+   */
+  announceWorker(info: WorkerInfo, origin?: { readonly added: boolean }): void;
   /** Takes back a worker of this node. */
   withdrawWorker(name: string): void;
   /** Tells the others that this node, which joined closed, takes calls now. Never rejects; told later if NATS is away. */
@@ -227,10 +232,10 @@ class Member implements Mesh {
     this.#living = this.#live();
   }
 
-  announceWorker(info: WorkerInfo): void {
+  announceWorker(info: WorkerInfo, origin: { readonly added: boolean } = { added: false }): void {
     try {
       if (info.name === "") throw new Error("a worker needs a name");
-      this.directory.setOwnWorker(info.name, info);
+      this.directory.setOwnWorker(info.name, info, origin.added);
     } catch (error) {
       this.#log.error({ worker: info.name, err: error }, "a worker can't be announced");
       return;
@@ -375,7 +380,7 @@ class Member implements Mesh {
     await this.#putSelf();
     if (workersCreated !== this.#workersCreated) {
       this.#log.warn("NATS has lost the workers that should run; restoring them from memory");
-      await this.#desired.restore(this.directory.desiredWorkers());
+      await this.#desired.restore(this.directory.desiredWorkers(), this.directory.drainedWorkers());
       this.#workersCreated = workersCreated;
     }
     this.#unsettled = false;

@@ -9,7 +9,7 @@ import { AUTO, type Candidate, indexWorkers, type Routes, resolve } from "./cand
 /** A worker that is well, unless it is said otherwise. */
 function running(name: string, info: Partial<WorkerInfo> = {}, node = "here"): RunningWorker {
   const well = { health: Health.AVAILABLE, breaker: BreakerState.CLOSED, provider: "p", models: ["m"] };
-  return { node, info: { ...WorkerInfo.decode(new Uint8Array()), ...well, ...info, name } };
+  return { node, added: false, info: { ...WorkerInfo.decode(new Uint8Array()), ...well, ...info, name } };
 }
 
 /** The candidates as `worker/model`. */

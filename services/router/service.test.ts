@@ -134,6 +134,7 @@ class FakeMesh {
     return Object.entries(this.workers).flatMap(([name, { nodes = [HERE], models = ["m"] }], priority) =>
       nodes.map((node) => ({
         node,
+        added: false,
         info: {
           ...WorkerInfo.decode(new Uint8Array()),
           name,

@@ -26,7 +26,11 @@ export interface NodeRecord {
   readonly expiresAtMs: number;
   /** It takes no new calls: it finishes what it has and then leaves. */
   readonly draining: boolean;
-  readonly load?: NodeLoad | undefined;
+  readonly load?:
+    | NodeLoad
+    | undefined;
+  /** What people call it: stays when the node is started again, while its id does not. Several nodes may share one. */
+  readonly name: string;
 }
 
 /** How busy a node is. */
@@ -40,7 +44,16 @@ export interface NodeLoad {
 /** A worker that a node runs. */
 export interface RunningWorker {
   readonly node: string;
-  readonly info?: WorkerInfo | undefined;
+  readonly info?:
+    | WorkerInfo
+    | undefined;
+  /** It was added at run time; otherwise it comes from a configuration file. */
+  readonly added: boolean;
+}
+
+/** A worker that should take no new requests, wherever it comes from. */
+export interface DrainedWorker {
+  readonly name: string;
 }
 
 function createBaseNodeRecord(): NodeRecord {
@@ -55,6 +68,7 @@ function createBaseNodeRecord(): NodeRecord {
     expiresAtMs: 0,
     draining: false,
     load: undefined,
+    name: "",
   };
 }
 
@@ -89,6 +103,9 @@ export const NodeRecord: MessageFns<NodeRecord> = {
     }
     if (message.load !== undefined) {
       NodeLoad.encode(message.load, writer.uint32(82).fork()).join();
+    }
+    if (message.name !== "") {
+      writer.uint32(90).string(message.name);
     }
     return writer;
   },
@@ -186,6 +203,14 @@ export const NodeRecord: MessageFns<NodeRecord> = {
             message.load = NodeLoad.decode(reader, reader.uint32());
             continue;
           }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -213,6 +238,7 @@ export const NodeRecord: MessageFns<NodeRecord> = {
     message.expiresAtMs = object.expiresAtMs ?? 0;
     message.draining = object.draining ?? false;
     message.load = (object.load !== undefined && object.load !== null) ? NodeLoad.fromPartial(object.load) : undefined;
+    message.name = object.name ?? "";
     return message;
   },
 };
@@ -285,7 +311,7 @@ export const NodeLoad: MessageFns<NodeLoad> = {
 };
 
 function createBaseRunningWorker(): RunningWorker {
-  return { node: "", info: undefined };
+  return { node: "", info: undefined, added: false };
 }
 
 export const RunningWorker: MessageFns<RunningWorker> = {
@@ -295,6 +321,9 @@ export const RunningWorker: MessageFns<RunningWorker> = {
     }
     if (message.info !== undefined) {
       WorkerInfo.encode(message.info, writer.uint32(18).fork()).join();
+    }
+    if (message.added !== false) {
+      writer.uint32(24).bool(message.added);
     }
     return writer;
   },
@@ -328,6 +357,14 @@ export const RunningWorker: MessageFns<RunningWorker> = {
             message.info = WorkerInfo.decode(reader, reader.uint32());
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.added = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -349,6 +386,62 @@ export const RunningWorker: MessageFns<RunningWorker> = {
     message.info = (object.info !== undefined && object.info !== null)
       ? WorkerInfo.fromPartial(object.info)
       : undefined;
+    message.added = object.added ?? false;
+    return message;
+  },
+};
+
+function createBaseDrainedWorker(): DrainedWorker {
+  return { name: "" };
+}
+
+export const DrainedWorker: MessageFns<DrainedWorker> = {
+  encode(message: DrainedWorker, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DrainedWorker {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDrainedWorker() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<DrainedWorker>): DrainedWorker {
+    return DrainedWorker.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DrainedWorker>): DrainedWorker {
+    const message = createBaseDrainedWorker() as any;
+    message.name = object.name ?? "";
     return message;
   },
 };
