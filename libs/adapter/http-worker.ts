@@ -16,6 +16,7 @@ import {
 } from "../gen/cortex/provider/v1/provider.ts";
 import { abortReason, CATALOGUE, type Call, RpcError } from "../rpc/index.ts";
 import { ATTRIBUTE, type Attributes, type Logger, type Tracer } from "../telemetry/index.ts";
+import { ActiveRequests } from "./active-requests.ts";
 import { completeServed, StreamAnswer, summarize, WholeAnswer } from "./answer.ts";
 import { type AnswerSummary, Attempt, type AttemptHost, type AttemptOptions, type Operation } from "./attempt.ts";
 import { Breaker } from "./breaker.ts";
@@ -56,13 +57,12 @@ class HttpWorker implements Worker, AttemptHost {
   readonly log: Logger;
   readonly #settings: WorkerSettings;
   readonly #timeouts: Timeouts;
-  readonly #concurrentMax: number;
+  readonly #active: ActiveRequests;
   readonly #clock: () => number;
   readonly #random: () => number;
   readonly #closeWaitMs: number;
   readonly #listeners = new Set<(change: WorkerChange) => void>();
   readonly #attempts = new Set<Attempt>();
-  #active = 0;
   #models: readonly string[];
   /** What the provider was found to be; whether there is room is seen when asked. */
   #health: Health = Health.UNSPECIFIED;
@@ -89,7 +89,7 @@ class HttpWorker implements Worker, AttemptHost {
     this.#random = dependencies.random ?? Math.random;
     this.#closeWaitMs = dependencies.closeWaitMs ?? CLOSE_WAIT_MS;
     this.#timeouts = withDefaults(defaults.timeouts, settings.timeouts);
-    this.#concurrentMax = settings.limits?.concurrent ?? 0;
+    this.#active = new ActiveRequests(settings.name, settings.limits?.concurrent ?? 0);
     this.#models = settings.models ?? [];
     this.pool = new ConnectionPool({
       worker: settings.name,
@@ -119,8 +119,8 @@ class HttpWorker implements Worker, AttemptHost {
       health: this.#currentHealth(),
       breaker: this.breaker.state,
       pool: this.pool.statistics(),
-      activeRequests: this.#active,
-      concurrentRequestsMax: this.#concurrentMax,
+      activeRequests: this.#active.count,
+      concurrentRequestsMax: this.#active.max,
       simulated: simulated ?? false,
       keys: this.keys.info(),
       breakerStatistics: this.breaker.statistics(),
@@ -214,6 +214,10 @@ class HttpWorker implements Worker, AttemptHost {
     return () => this.#listeners.delete(listener);
   }
 
+  onLoad(listener: (activeRequests: number) => void): () => void {
+    return this.#active.onChange(listener);
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -221,21 +225,18 @@ class HttpWorker implements Worker, AttemptHost {
 
   check(counted: boolean): void {
     if (this.#closing !== undefined) throw this.#draining();
-    if (counted && this.#concurrentMax > 0 && this.#active >= this.#concurrentMax) {
-      const message = `worker "${this.name}" serves ${this.#active} requests, as many as it may (limits.concurrent)`;
-      throw failure("WORKER_BUSY", message);
-    }
+    if (counted) this.#active.check();
   }
 
   begun(attempt: Attempt): void {
     this.#attempts.add(attempt);
-    if (attempt.options.counted) this.#active += 1;
+    if (attempt.options.counted) this.#active.begin();
     this.#reportHealth();
   }
 
   ended(attempt: Attempt, error: RpcError | undefined): void {
     this.#attempts.delete(attempt);
-    if (attempt.options.counted) this.#active -= 1;
+    if (attempt.options.counted) this.#active.end();
     if (error === undefined) this.#setHealth(Health.AVAILABLE);
     else if (error.reason === "PROVIDER_UNREACHABLE") this.#setHealth(Health.UNAVAILABLE, error);
     else if (error.reason === "PROVIDER_REFUSED_KEY" && (this.keys.allOut || this.keys.count === 0)) {
@@ -380,8 +381,7 @@ class HttpWorker implements Worker, AttemptHost {
 
   #currentHealth(): Health {
     if (this.#health === Health.UNAVAILABLE) return Health.UNAVAILABLE;
-    const full = this.#concurrentMax > 0 && this.#active >= this.#concurrentMax;
-    return full || this.pool.exhausted || this.#keysRest() ? Health.BUSY : this.#health;
+    return this.#active.full || this.pool.exhausted || this.#keysRest() ? Health.BUSY : this.#health;
   }
 
   /** No key can be used, but one will be. */

@@ -2,6 +2,7 @@
  * The shell of an adapter: everything an adapter does besides translation. It turns a dialect and a worker's settings into
  * a worker, and workers into the node's ProviderService. The only room that knows undici and opossum.
  */
+export { ActiveRequests } from "./active-requests.ts";
 export type {
   AttemptContext,
   Dialect,

@@ -47,6 +47,11 @@ export interface Worker {
   /** Calls `listener` after each change until the returned function is called. */
   onChange(listener: (change: WorkerChange) => void): () => void;
   /**
+   * Calls `listener` with `info().activeRequests` whenever a client's request begins or ends, from within that request: it has
+   * to be quick and must not throw. Until the returned function is called.
+   */
+  onLoad(listener: (activeRequests: number) => void): () => void;
+  /**
    * Takes no more requests, waits a bounded time for those that run, ends the others with NODE_DRAINING, and closes every
    * connection and timer.
    */

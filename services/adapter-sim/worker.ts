@@ -4,7 +4,7 @@
  */
 import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import type { Worker, WorkerDependencies, WorkerSettings } from "../../libs/adapter/index.ts";
+import { ActiveRequests, type Worker, type WorkerDependencies, type WorkerSettings } from "../../libs/adapter/index.ts";
 import {
   ToolChoice_Mode as ChoiceMode,
   type Completion,
@@ -54,7 +54,7 @@ const WORDS =
 export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date.now }: WorkerDependencies): Worker {
   const pace = readPace(settings);
   const models = settings.models ?? [SIM];
-  let activeRequests = 0;
+  const active = new ActiveRequests(settings.name, settings.limits?.concurrent ?? 0);
 
   function served(request: CompletionRequest | { model: string }, seed: Buffer): Served {
     return {
@@ -68,6 +68,7 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
   }
 
   async function* speak(request: CompletionRequest, streamed: boolean, call: Call) {
+    active.check();
     const answer = simulate(request, pace.tokens);
     const span = tracer.startSpan(SPAN.provider("chat", request.model), call.trace, "client", {
       [ATTRIBUTE.operation]: "chat",
@@ -76,7 +77,7 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
       [ATTRIBUTE.requestModel]: request.model,
       [ATTRIBUTE.requestStream]: streamed,
     });
-    activeRequests++;
+    active.begin();
     try {
       const head: Part[] = [{ part: { $case: "served", value: served(request, answer.seed) } }];
       for (const warning of answer.warnings) head.push({ part: { $case: "warning", value: warning } });
@@ -101,7 +102,7 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
       span.fail(error.reason, error.message);
       throw error;
     } finally {
-      activeRequests--;
+      active.end();
       span.end();
     }
   }
@@ -118,8 +119,8 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
       health: Health.AVAILABLE,
       breaker: BreakerState.CLOSED,
       pool: undefined,
-      activeRequests,
-      concurrentRequestsMax: 0,
+      activeRequests: active.count,
+      concurrentRequestsMax: active.max,
       simulated: true,
       keys: [],
       weight: settings.weight ?? 1,
@@ -161,6 +162,7 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
     },
     listModels: async () => models.map((id) => ({ id, workers: [], createdAtS: 0, ownedBy: SIM })),
     onChange: () => () => {},
+    onLoad: (listener) => active.onChange(listener),
     close: async () => {},
   };
 }
