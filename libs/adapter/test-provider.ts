@@ -165,6 +165,7 @@ export function startTestCall(overrides: Partial<Call> = {}): TestCall {
     signal: controller.signal,
     deadlineAtMs: Number.POSITIVE_INFINITY,
     tenant: "t",
+    admin: false,
     requestId: "r-1",
     trace: NO_TRACE,
     ...overrides,

@@ -16,15 +16,15 @@ function refusalOf(read: () => unknown): RpcError {
 
 describe("client keys", () => {
   const authenticate = createAuthenticator([
-    { key: "key-of-a", tenant: "team-a" },
-    { key: "key-of-b", tenant: "team-b" },
-    { key: "other-key-of-a", tenant: "team-a" },
+    { key: "key-of-a", tenant: "team-a", admin: false },
+    { key: "key-of-b", tenant: "team-b", admin: true },
+    { key: "other-key-of-a", tenant: "team-a", admin: false },
   ]);
 
-  it("tell whose they are", () => {
-    expect(authenticate("Bearer key-of-a")).toBe("team-a");
-    expect(authenticate("Bearer key-of-b")).toBe("team-b");
-    expect(authenticate("bearer  other-key-of-a")).toBe("team-a");
+  it("tell whose they are, and whether an administrator's", () => {
+    expect(authenticate("Bearer key-of-a")).toEqual({ tenant: "team-a", admin: false });
+    expect(authenticate("Bearer key-of-b")).toEqual({ tenant: "team-b", admin: true });
+    expect(authenticate("bearer  other-key-of-a")).toEqual({ tenant: "team-a", admin: false });
   });
 
   it.each(["", "Bearer", "Bearer ", "key-of-a", "Basic key-of-a", "Bearer key-of-a key-of-b", "Bearer\u00a0"])(
@@ -43,9 +43,11 @@ describe("client keys", () => {
     },
   );
 
-  it("are not asked for when there are none: everybody is the same tenant", () => {
+  it("are not asked for when there are none: everybody is the same tenant, and an administrator", () => {
     const open = createAuthenticator([]);
-    expect([open(""), open("Bearer anything"), open("nonsense")]).toEqual(["default", "default", "default"]);
+    for (const sent of ["", "Bearer anything", "nonsense"]) {
+      expect(open(sent)).toEqual({ tenant: "default", admin: true });
+    }
   });
 });
 

@@ -2,26 +2,36 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { RpcError } from "../rpc/index.ts";
 
-/** The tenant of everybody while no client keys are configured. */
-const TENANT_WITHOUT_KEYS = "default";
+/** Who a client is. */
+export interface Identity {
+  /** Whom its key belongs to. */
+  readonly tenant: string;
+  /** It may change the mesh. */
+  readonly admin: boolean;
+}
+
+/** Everybody, while no client keys are configured: a mesh that nobody has closed listens to its own machine alone. */
+const EVERYBODY: Identity = { tenant: "default", admin: true };
 
 /**
  * Decides by the `Authorization` header. Keys are compared by their digests, so that how long it takes tells nothing.
- * Returns the tenant, or throws UNAUTHENTICATED with a message that quotes nothing of the key.
+ * Returns who it is, or throws UNAUTHENTICATED with a message that quotes nothing of the key.
  */
 export function createAuthenticator(
-  clients: readonly { readonly key: string; readonly tenant: string }[],
-): (authorization: string) => string {
-  if (clients.length === 0) return () => TENANT_WITHOUT_KEYS;
-  const tenants = new Map(clients.map(({ key, tenant }) => [digest(key), tenant]));
+  clients: readonly ({ readonly key: string } & Identity)[],
+): (authorization: string) => Identity {
+  if (clients.length === 0) return () => EVERYBODY;
+  const identities = new Map<string, Identity>(
+    clients.map(({ key, tenant, admin }) => [digest(key), { tenant, admin }]),
+  );
   return (authorization) => {
     const key = /^Bearer\s+(\S+)$/i.exec(authorization)?.[1];
     if (key === undefined) {
       throw new RpcError("UNAUTHENTICATED", "no client key was sent; send the header Authorization: Bearer KEY");
     }
-    const tenant = tenants.get(digest(key));
-    if (tenant === undefined) throw new RpcError("UNAUTHENTICATED", "the client key in Authorization is not known");
-    return tenant;
+    const identity = identities.get(digest(key));
+    if (identity === undefined) throw new RpcError("UNAUTHENTICATED", "the client key in Authorization is not known");
+    return identity;
   };
 }
 

@@ -4,6 +4,7 @@ import type { CheckResponse } from "../gen/cortex/health/v1/health.ts";
 import type { Clients, Mesh } from "../mesh/index.ts";
 import type { Service, ServiceDefinition } from "../rpc/index.ts";
 import type { Logger, Tracer } from "../telemetry/index.ts";
+import type { Identity } from "./authentication.ts";
 import type { Configuration } from "./config.ts";
 
 /** The node, as its services see it. */
@@ -20,8 +21,8 @@ export interface Host {
   serve<D extends ServiceDefinition>(definition: D, implementation: Service<D>): void;
   /** How the mesh is, seen from here, from memory. */
   health(): CheckResponse;
-  /** The tenant that an `Authorization` header proves; throws UNAUTHENTICATED. */
-  authenticate(authorization: string): string;
+  /** Whom an `Authorization` header proves; throws UNAUTHENTICATED. */
+  authenticate(authorization: string): Identity;
 }
 
 /** A service that runs. Each step is bounded by the node's drain time. */

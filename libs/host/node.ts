@@ -5,7 +5,7 @@ import { monitorEventLoopDelay } from "node:perf_hooks";
 import { createProviderService } from "../adapter/index.ts";
 import { ProviderServiceDefinition } from "../gen/cortex/provider/v1/provider.ts";
 import { createClients, joinMesh } from "../mesh/index.ts";
-import { createGrpcServer, type GrpcServer } from "../rpc/index.ts";
+import { type Caller, createGrpcServer, type GrpcServer } from "../rpc/index.ts";
 import { createLogger, startTracer } from "../telemetry/index.ts";
 import { createAuthenticator, sameSecret } from "./authentication.ts";
 import type { Configuration } from "./config.ts";
@@ -14,6 +14,9 @@ import type { Host, RunningService, ServiceEntry } from "./host.ts";
 
 /** How long the others may take to hear that a node drains; only then it stops listening. */
 const DRAIN_NOTICE_MS = 300;
+
+/** A caller that has shown the secret of the mesh. */
+const MESH_NODE: Caller = { trusted: true, tenant: "", admin: false };
 
 /** A mistake that the person who starts the node can mend: told in a sentence, without a stack. */
 export class StartError extends Error {
@@ -68,8 +71,8 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       interfaces,
       authenticate(authorization, secret) {
         const own = meshSecret();
-        if (secret !== "" && own !== undefined && sameSecret(secret, own)) return { trusted: true, tenant: "" };
-        return { trusted: false, tenant: authenticate(authorization) };
+        if (secret !== "" && own !== undefined && sameSecret(secret, own)) return MESH_NODE;
+        return { trusted: false, ...authenticate(authorization) };
       },
     });
     const grpcPort = await listenGrpc(grpc, configuration);

@@ -17,6 +17,8 @@ export interface OwnedCall extends Call {
 /** Starts a call: at the edge of Cortex, or for work that a service begins by itself. */
 export function startCall(options: {
   readonly tenant: string;
+  /** False when absent. */
+  readonly admin?: boolean;
   readonly requestId: string;
   readonly trace: TraceContext;
   readonly deadlineAtMs?: number;
@@ -32,6 +34,7 @@ export function startCall(options: {
     signal: controller.signal,
     deadlineAtMs,
     tenant: options.tenant,
+    admin: options.admin ?? false,
     requestId: options.requestId,
     trace: options.trace,
     cancel: (error) => controller.abort(error ?? new RpcError("CANCELLED", "the caller went away")),
@@ -42,8 +45,8 @@ export function startCall(options: {
 /** The same call as part of another span. */
 export function withTrace(call: Call, trace: TraceContext): Call {
   if (call.trace === trace) return call;
-  const { signal, deadlineAtMs, tenant, requestId } = call;
-  return { signal, deadlineAtMs, tenant, requestId, trace };
+  const { signal, deadlineAtMs, tenant, admin, requestId } = call;
+  return { signal, deadlineAtMs, tenant, admin, requestId, trace };
 }
 
 /** Why a call was given up, as an RpcError. */

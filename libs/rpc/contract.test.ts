@@ -7,7 +7,7 @@ import { afterEach, describe, expect, it, vi } from "vitest";
 import { FinishReason, type Part } from "../gen/cortex/llm/v1/llm.ts";
 import { RouterServiceDefinition, type StreamResponse } from "../gen/cortex/router/v1/router.ts";
 import { createLogger, NO_TRACE, type Span, silentTracer, type TraceContext, type Tracer } from "../telemetry/index.ts";
-import { bind, type Call, connect, createGrpcServer, RpcError, type Service, startCall } from "./index.ts";
+import { bind, type Call, type Caller, connect, createGrpcServer, RpcError, type Service, startCall } from "./index.ts";
 
 type Router = Service<typeof RouterServiceDefinition>;
 
@@ -61,22 +61,25 @@ function recordingTracer(): Tracer & {
 const CARRIERS: Record<string, (implementation: Router, tracer: Tracer) => Promise<Router>> = {
   "in process": async (implementation, tracer) =>
     bind(RouterServiceDefinition, implementation, "in_process", { tracer, log }),
-  "plain gRPC": async (implementation, tracer) => {
-    const server = createGrpcServer({
-      tracer,
-      log,
-      authenticate: () => ({ trusted: true, tenant: "nobody" }),
-      descriptors: readFileSync(new URL("../gen/descriptors.binpb", import.meta.url)),
-      interfaces: [RouterServiceDefinition.fullName],
-    });
-    server.add(RouterServiceDefinition, implementation);
-    const port = await server.listen("127.0.0.1", 0);
-    const channel = connect(`127.0.0.1:${port}`, { meshSecret: () => "secret" });
-    cleanups.push(() => server.close(0));
-    cleanups.push(() => channel.close());
-    return channel.client(RouterServiceDefinition);
-  },
+  "plain gRPC": (implementation, tracer) =>
+    reachOverGrpc(implementation, tracer, { trusted: true, tenant: "nobody", admin: false }),
 };
+
+async function reachOverGrpc(implementation: Router, tracer: Tracer, caller: Caller): Promise<Router> {
+  const server = createGrpcServer({
+    tracer,
+    log,
+    authenticate: () => caller,
+    descriptors: readFileSync(new URL("../gen/descriptors.binpb", import.meta.url)),
+    interfaces: [RouterServiceDefinition.fullName],
+  });
+  server.add(RouterServiceDefinition, implementation);
+  const port = await server.listen("127.0.0.1", 0);
+  const channel = connect(`127.0.0.1:${port}`, { meshSecret: () => "secret" });
+  cleanups.push(() => server.close(0));
+  cleanups.push(() => channel.close());
+  return channel.client(RouterServiceDefinition);
+}
 
 const REFUSING: Router = {
   complete: () => Promise.reject(new RpcError("UNIMPLEMENTED", "not in this test")),
@@ -93,9 +96,10 @@ const chunk = (value: string): StreamResponse => ({ parts: [text(value)], attemp
 const textOf = (response: StreamResponse): string =>
   response.parts.map(({ part }) => (part?.$case === "text" ? part.value.text : "")).join("");
 
-function call(options: { deadlineMs?: number; trace?: TraceContext } = {}) {
+function call(options: { deadlineMs?: number; trace?: TraceContext; admin?: boolean } = {}) {
   const owned = startCall({
     tenant: "team-a",
+    admin: options.admin ?? false,
     requestId: "request-1",
     trace: options.trace ?? TRACE,
     ...(options.deadlineMs === undefined ? {} : { deadlineAtMs: Date.now() + options.deadlineMs }),
@@ -143,9 +147,21 @@ describe.each(Object.entries(CARRIERS))("a service reached %s", (_name, reach) =
       models: [{ id: "m", workers: ["w"], createdAtS: 1, ownedBy: "o" }],
     });
     expect(heard?.tenant).toBe("team-a");
+    expect(heard?.admin).toBe(false);
     expect(heard?.requestId).toBe("request-1");
     expect(heard?.trace).toMatchObject({ traceId: TRACE.traceId, spanId: TRACE.spanId, sampled: true, state: "a=1" });
     expect(Math.abs(heard!.deadlineAtMs - made.deadlineAtMs)).toBeLessThan(1_000);
+  });
+
+  it("hears that an administrator calls", async () => {
+    let heard: Call | undefined;
+    const listModels: Router["listModels"] = async (_request, heardCall) => {
+      heard = heardCall;
+      return { models: [] };
+    };
+    const router = await reach({ ...REFUSING, listModels }, silentTracer);
+    await router.listModels({}, call({ admin: true }));
+    expect(heard?.admin).toBe(true);
   });
 
   it("streams messages in order, to the end", async () => {
@@ -399,5 +415,20 @@ describe.each(Object.entries(CARRIERS))("a service reached %s", (_name, reach) =
     );
     expect(tracer.spans[0]).not.toHaveProperty("failed");
     expect(NO_TRACE.sampled).toBe(false);
+  });
+});
+
+describe("a client that is no node of the mesh", () => {
+  it.each([true, false])("is an administrator by its key alone: %s", async (admin) => {
+    let heard: Call | undefined;
+    const listModels: Router["listModels"] = async (_request, heardCall) => {
+      heard = heardCall;
+      return { models: [] };
+    };
+    const caller = { trusted: false, tenant: "team-b", admin };
+    const router = await reachOverGrpc({ ...REFUSING, listModels }, silentTracer, caller);
+    await router.listModels({}, call({ admin: true }));
+    expect(heard).toMatchObject({ tenant: "team-b", admin });
+    expect(heard?.requestId).not.toBe("request-1");
   });
 });

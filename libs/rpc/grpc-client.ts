@@ -66,6 +66,7 @@ export function connect(address: string, options: ChannelOptions): Channel {
     if (meshSecret !== undefined) {
       metadata.set(METADATA.meshSecret, meshSecret);
       metadata.set(METADATA.tenant, call.tenant);
+      if (call.admin) metadata.set(METADATA.admin, "1");
       metadata.set(METADATA.requestId, call.requestId);
     }
     if (options.clientKey !== undefined) metadata.set(METADATA.authorization, `Bearer ${options.clientKey}`);

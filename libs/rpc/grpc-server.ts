@@ -26,10 +26,12 @@ import { describe, MESSAGE_BYTES_MAX, METADATA } from "./wire.ts";
 
 /** Who calls, as far as the metadata of a call proves it. */
 export interface Caller {
-  /** The caller is a node of the mesh: its word on tenant and request id holds. */
+  /** The caller is a node of the mesh: its word on tenant, role and request id holds. */
   readonly trusted: boolean;
   /** The tenant of the client's key; for a trusted caller the tenant it speaks for. */
   readonly tenant: string;
+  /** The client's key is an administrator's; not asked of a trusted caller. */
+  readonly admin: boolean;
 }
 
 export interface GrpcServerOptions extends CarrierDependencies {
@@ -83,6 +85,7 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
     span?.end();
     return startCall({
       tenant: caller.trusted ? first(metadata, METADATA.tenant) || caller.tenant : caller.tenant,
+      admin: caller.trusted ? first(metadata, METADATA.admin) !== "" : caller.admin,
       requestId: (caller.trusted && first(metadata, METADATA.requestId)) || randomUUID(),
       trace: trace ?? span!.context,
       deadlineAtMs: typeof deadline === "number" ? deadline : deadline.getTime(),

@@ -36,6 +36,8 @@ export interface Call {
   readonly deadlineAtMs: number;
   /** Whom the client's key belongs to. */
   readonly tenant: string;
+  /** Whoever calls may change the mesh: add workers, drain them, and the like. */
+  readonly admin: boolean;
   /** Names the client's request in logs and headers, the same in every call made for it. */
   readonly requestId: string;
   /** The span that makes the call, as parent of what the call does. */

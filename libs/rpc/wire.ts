@@ -5,9 +5,11 @@ import type { MethodDefinition, ServiceDefinition } from "./service.ts";
 /** Metadata that accompanies calls. */
 export const METADATA = {
   authorization: "authorization",
-  /** The mesh's secret: the caller is a node of this mesh, so what it says of tenant and request id holds. */
+  /** The mesh's secret: the caller is a node of this mesh, so what it says of tenant, role and request id holds. */
   meshSecret: "cortex-mesh-secret",
   tenant: "cortex-tenant",
+  /** Present when the caller speaks for an administrator. */
+  admin: "cortex-admin",
   requestId: "cortex-request-id",
   traceparent: "traceparent",
   tracestate: "tracestate",

@@ -36,8 +36,8 @@ export interface GatewayDependencies {
   router(): Service<typeof RouterServiceDefinition>;
   /** How the mesh is, from memory. */
   health(): CheckResponse;
-  /** The tenant that the `Authorization` header proves; throws UNAUTHENTICATED. */
-  authenticate(authorization: string): string;
+  /** Whom the `Authorization` header proves; throws UNAUTHENTICATED. */
+  authenticate(authorization: string): Pick<Call, "tenant" | "admin">;
   readonly tracer: Tracer;
   readonly log: Logger;
   readonly bodyBytesMax: number;
@@ -78,6 +78,9 @@ const ROUTES: readonly Route[] = [
   { method: "GET", path: "/", open: true, handle: welcome },
 ];
 
+/** Who has not been asked for a key. */
+const NOBODY: Pick<Call, "tenant" | "admin"> = { tenant: "", admin: false };
+
 /** The HTTP server of the gateway, not yet listening. */
 export function createGatewayServer(dependencies: GatewayDependencies): Server {
   const server = createServer(
@@ -114,8 +117,15 @@ async function exchange(request: IncomingMessage, response: ServerResponse, depe
   response.on("error", () => {});
   try {
     if (route === undefined) throw unknownRoute(method, path, response);
-    const tenant = route.open === true ? "" : dependencies.authenticate(header(request, "authorization"));
-    call = startCall({ tenant, requestId, trace: span.context, deadlineAtMs: Date.now() + dependencies.timeoutMs });
+    const { tenant, admin } =
+      route.open === true ? NOBODY : dependencies.authenticate(header(request, "authorization"));
+    call = startCall({
+      tenant,
+      admin,
+      requestId,
+      trace: span.context,
+      deadlineAtMs: Date.now() + dependencies.timeoutMs,
+    });
     const { cancel } = call;
     response.on("close", () => {
       if (!response.writableFinished) cancel();
