@@ -312,6 +312,8 @@ export interface RpcErrorDetails {
   readonly retryAfterMs?: number | undefined;
   /** Who was tried and why each failed. */
   readonly attempts?: readonly FailedAttempt[] | undefined;
+  /** The fingerprint of the provider's key that the request was sent with: for the accounts, not for the client. */
+  readonly key?: string | undefined;
   /** The underlying error: for the log, never for the caller. */
   readonly cause?: unknown;
 }
@@ -322,6 +324,7 @@ export class RpcError extends Error {
   readonly field: string | undefined;
   readonly retryAfterMs: number | undefined;
   readonly attempts: readonly FailedAttempt[];
+  readonly key: string | undefined;
 
   constructor(reason: Reason, message: string, details: RpcErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -330,6 +333,7 @@ export class RpcError extends Error {
     this.field = details.field;
     this.retryAfterMs = details.retryAfterMs;
     this.attempts = details.attempts ?? [];
+    this.key = details.key;
   }
 
   get code(): status {

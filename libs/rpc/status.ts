@@ -7,6 +7,8 @@ import type { MessageType } from "./service.ts";
 /** Where gRPC libraries look for rich error details. */
 const DETAILS_KEY = "grpc-status-details-bin";
 const DOMAIN = "cortex";
+/** Under which name ErrorInfo's metadata has the fingerprint of the key. */
+const METADATA_KEY = "key";
 /** Trailers share an 8 KiB limit in many HTTP/2 stacks, so what can grow is cut to these. */
 const ATTEMPTS_MAX = 16;
 const MESSAGE_CHARACTERS_MAX = 1_000;
@@ -22,7 +24,9 @@ const TYPE_URL = {
 /** What to end a gRPC call with. */
 export function toStatus(error: RpcError): StatusObject {
   const message = error.message.slice(0, MESSAGE_CHARACTERS_MAX);
-  const details = [any(TYPE_URL.errorInfo, ErrorInfo, { reason: error.reason, domain: DOMAIN, metadata: {} })];
+  const about: Record<string, string> = error.key === undefined ? {} : { [METADATA_KEY]: error.key };
+  const info = { reason: error.reason, domain: DOMAIN, metadata: about };
+  const details = [any(TYPE_URL.errorInfo, ErrorInfo, info)];
   if (error.retryAfterMs !== undefined) {
     const seconds = Math.floor(error.retryAfterMs / 1_000);
     const nanos = Math.round((error.retryAfterMs - seconds * 1_000) * 1e6);
@@ -62,7 +66,11 @@ function fromDetails(encoded: Buffer, cause: ServiceError): RpcError | undefined
   try {
     const decoded = Status.decode(encoded);
     for (const { typeUrl, value } of decoded.details) {
-      if (typeUrl === TYPE_URL.errorInfo) reason = ErrorInfo.decode(value).reason;
+      if (typeUrl === TYPE_URL.errorInfo) {
+        const info = ErrorInfo.decode(value);
+        reason = info.reason;
+        details.key = info.metadata[METADATA_KEY];
+      }
       if (typeUrl === TYPE_URL.badRequest) details.field = BadRequest.decode(value).fieldViolations[0]?.field;
       if (typeUrl === TYPE_URL.retryInfo) {
         const delay = RetryInfo.decode(value).retryDelay;
