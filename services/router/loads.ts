@@ -128,5 +128,6 @@ export class Loads {
 function total({ own, reports, active, ownThen }: WorkerLoad): number {
   if (reports === 0) return own;
   // Which of its nodes serves an attempt is not counted: each is taken to have had its share of the change.
-  return Math.max(own, Math.round(active + own - ownThen / reports));
+  const since = own - (reports === 1 ? ownThen : Math.round(ownThen / reports));
+  return Math.max(own, active + since);
 }

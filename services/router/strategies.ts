@@ -273,6 +273,7 @@ export class Chooser {
       if (firstTokenMs > worst) worst = firstTokenMs;
     }
     if (best === Number.POSITIVE_INFINITY) best = worst = 1;
+    let lowest = Number.POSITIVE_INFINITY;
     for (let index = 0; index < this.#count; index += 1) {
       const candidate = this.#pool[index]!;
       let firstTokenMs = scores[index]!;
@@ -281,8 +282,12 @@ export class Chooser {
         if (trials < TRIALS) firstTokenMs = best;
         else firstTokenMs = Number.isNaN(firstTokenMs) ? worst : -firstTokenMs;
       }
-      const load = this.#loads.of(candidate.worker);
-      scores[index] = firstTokenMs * (1 + load / (slotsOf(candidate) || UNLIMITED_SLOTS));
+      // Its load can only make it worse, and is not worth a look then.
+      if (firstTokenMs <= lowest) {
+        firstTokenMs *= 1 + this.#loads.of(candidate.worker) / (slotsOf(candidate) || UNLIMITED_SLOTS);
+        if (firstTokenMs < lowest) lowest = firstTokenMs;
+      }
+      scores[index] = firstTokenMs;
     }
     const chosen = this.#lowestScoreAtRandom();
     if (remember) {
