@@ -3,6 +3,7 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
   type Configuration,
+  checkWorkerSettings,
   loadConfiguration,
   type NatsServer,
   type RunningNode,
@@ -35,8 +36,7 @@ export function providersOf(services: readonly ServiceEntry[]): string[] {
 
 /** Runs every service in one node until a signal ends it. */
 export async function up(options: NodeCommandOptions): Promise<number> {
-  const loaded = loadConfiguration({ file: options.config, providers: providersOf(options.services) });
-  const configuration = loaded.workersFrom === "nothing" ? withDemonstration(loaded) : loaded;
+  const configuration = configurationOf(options);
   let nats: NatsServer | undefined;
   if (configuration.natsUrl === undefined) nats = await startEmbeddedNats(configuration);
   const urlFile = join(configuration.dataDir, NATS_URL_FILE);
@@ -57,13 +57,20 @@ export async function run(names: readonly string[], options: NodeCommandOptions)
   if (unknown.length > 0) {
     throw new StartError(`there is no service ${unknown.join(", ")}; there are ${known.join(", ")}`);
   }
-  const loaded = loadConfiguration({ file: options.config, providers: providersOf(options.services) });
-  const configuration = loaded.workersFrom === "nothing" ? withDemonstration(loaded) : loaded;
+  const configuration = configurationOf(options);
   const natsUrl = configuration.natsUrl ?? (await meshOfThisFolder(configuration));
   const services = options.services.filter(({ name }) => names.includes(name));
   // Several nodes of one machine can't all have the same gRPC port: without one of its own, a node takes a free one.
   const grpcPort = configuration.grpcPortGiven ? configuration.grpcPort : 0;
   return untilStopped(options, { ...configuration, grpcPort }, services, natsUrl, undefined);
+}
+
+/** What holds for a node: as it is found, or with `text` in the place of what the file says. Throws ConfigurationError. */
+function configurationOf({ config, services }: NodeCommandOptions, text?: string): Configuration {
+  const loaded = loadConfiguration({ file: config, text, providers: providersOf(services) });
+  const configuration = loaded.workersFrom === "nothing" ? withDemonstration(loaded) : loaded;
+  checkWorkerSettings(configuration, services);
+  return configuration;
 }
 
 /** With nothing configured: the Ollama of this machine, and a simulation that answers when there is none. */
@@ -112,8 +119,10 @@ async function untilStopped(
   nats: NatsServer | undefined,
 ): Promise<number> {
   const stop = stopSignal();
+  const { grpcPort } = configuration;
   const starting = startNode({
     configuration,
+    reload: (text) => ({ ...configurationOf(options, text), grpcPort }),
     services,
     natsUrl,
     version: options.version,

@@ -16,8 +16,8 @@ import {
 import { Health, KeyState, ProviderServiceDefinition, type WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import type { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
 import { RpcError, startCall } from "../rpc/index.ts";
-import { EVENT, NO_TRACE } from "../telemetry/index.ts";
-import { readKeysVariable, readProviderKeys } from "./config.ts";
+import { createLogger, EVENT, NO_TRACE, silentTracer } from "../telemetry/index.ts";
+import { type Configuration, ConfigurationError, readKeysVariable, readProviderKeys } from "./config.ts";
 import type { Host, RunningService, ServiceEntry } from "./host.ts";
 
 /** How often a worker is asked for its health (W8), and how long it may take to answer. */
@@ -52,6 +52,24 @@ export function dialectService(provider: string, createDialect: (settings: Worke
   const createWorker: CreateWorker = (settings, dependencies) =>
     createHttpWorker(createDialect(settings), settings, dependencies);
   return { ...adapterService(provider, createWorker), adapter: { provider, createWorker, createDialect } };
+}
+
+/**
+ * Makes each worker once, to see whether it could run; nothing is asked of its provider. Throws ConfigurationError with every
+ * mistake that only an adapter knows, also of adapters that run in other nodes.
+ */
+export function checkWorkerSettings(configuration: Configuration, services: readonly ServiceEntry[]): void {
+  const log = createLogger({ level: "silent", readable: false, node: "" });
+  const problems = configuration.workers.flatMap((settings) => {
+    const adapter = services.find((service) => service.adapter?.provider === settings.provider)?.adapter;
+    try {
+      void adapter?.createWorker(settings, { log, tracer: silentTracer }).close();
+      return [];
+    } catch (thrown) {
+      return [`worker ${settings.name}: ${RpcError.from(thrown).message}`];
+    }
+  });
+  if (problems.length > 0) throw new ConfigurationError(configuration.file, problems);
 }
 
 async function startAdapter(host: Host, provider: string, createWorker: CreateWorker): Promise<RunningService> {

@@ -193,6 +193,8 @@ export interface Configuration extends Omit<ConfigurationFile, "workers"> {
   readonly workersFrom: WorkersFrom;
   /** The file that was read; undefined if none. */
   readonly file: string | undefined;
+  /** Where the file is, or would be. */
+  readonly filePath: string;
   readonly host: string;
   readonly restPort: number;
   readonly grpcPort: number;
@@ -214,6 +216,14 @@ export interface Configuration extends Omit<ConfigurationFile, "workers"> {
 /** One or more mistakes in the configuration. Its message is for the person who wrote it. */
 export class ConfigurationError extends Error {
   override readonly name = "ConfigurationError";
+  readonly problems: readonly string[];
+
+  /** `file` is where the mistakes are; undefined when it is not a file. Each problem is a sentence. */
+  constructor(file: string | undefined, problems: readonly string[]) {
+    const head = `the configuration${file === undefined ? "" : ` in ${file}`} is not right:`;
+    super([head, ...problems.map((problem) => `  - ${problem}`)].join("\n"));
+    this.problems = problems;
+  }
 }
 
 /** Providers that give out keys: on as soon as a key is in the environment. */
@@ -273,16 +283,20 @@ export function readKeysVariable(variable: string, environment: Environment = pr
 /** The variables that a worker added at run time may name. */
 export const KEYS_VARIABLE = /^CORTEX_KEYS_[A-Z0-9_]+$/;
 
-/** Reads the configuration. `file` is the command line's `--config`. Throws ConfigurationError with every mistake found. */
+/**
+ * Reads the configuration. `file` is the command line's `--config`, `text` what it says if it has been read already. Throws
+ * ConfigurationError with every mistake found.
+ */
 export function loadConfiguration(options: {
   readonly file?: string | undefined;
+  readonly text?: string | undefined;
   readonly providers: readonly string[];
   readonly environment?: Environment;
 }): Configuration {
   const environment = options.environment ?? process.env;
   const named = options.file ?? (environment["CORTEX_CONFIG"] || undefined);
   const path = resolve(named ?? "cortex.yaml");
-  const text = readText(path, named !== undefined);
+  const text = options.text ?? readText(path, named !== undefined);
   const problems: string[] = [];
   const parsed = text === undefined ? fileSchema.parse({}) : parseFile(text, environment, options.providers, problems);
   const fromEnvironment = parsed?.workers === undefined ? environmentWorkers(environment, problems) : [];
@@ -296,7 +310,8 @@ export function loadConfiguration(options: {
   if (restPort === grpcPort && restPort !== 0) problems.push(`PORT and CORTEX_GRPC_PORT are both ${restPort}`);
   const logLevel = levelOf(environment, problems);
   if (problems.length > 0 || parsed === undefined) {
-    throw new ConfigurationError(explain(text === undefined ? undefined : path, problems));
+    const told = problems.map((problem) => problem.replaceAll(OPEN, "${").replaceAll(CLOSE, "}"));
+    throw new ConfigurationError(text === undefined ? undefined : path, told);
   }
 
   const clientKeys = (environment["CORTEX_CLIENT_KEYS"] ?? "").split(",").filter((key) => key.trim() !== "");
@@ -307,6 +322,7 @@ export function loadConfiguration(options: {
     workers,
     workersFrom,
     file: text === undefined ? undefined : path,
+    filePath: path,
     host: environment["HOST"] || "127.0.0.1",
     restPort,
     grpcPort,
@@ -349,7 +365,7 @@ function readText(path: string, required: boolean): string | undefined {
     return readFileSync(path, "utf8");
   } catch (error) {
     if (!required && (error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw new ConfigurationError(`${path} can't be read: ${(error as Error).message}`);
+    throw new ConfigurationError(path, [`it can't be read: ${(error as Error).message}`]);
   }
 }
 
@@ -448,12 +464,6 @@ function substitute(value: unknown, environment: Environment, missing: Set<strin
 function fieldName(path: readonly PropertyKey[]): string {
   const name = path.map((step) => (typeof step === "number" ? `[${step}]` : `.${String(step)}`)).join("");
   return name === "" ? "the file" : name.replace(/^\./, "");
-}
-
-function explain(file: string | undefined, problems: readonly string[]): string {
-  const head = `the configuration${file === undefined ? "" : ` in ${file}`} is not right:`;
-  const lines = problems.map((problem) => `  - ${problem.replaceAll(OPEN, "${").replaceAll(CLOSE, "}")}`);
-  return [head, ...lines].join("\n");
 }
 
 function levelOf(environment: Environment, problems: string[]): (typeof LOG_LEVELS)[number] | undefined {

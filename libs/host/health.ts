@@ -5,7 +5,15 @@ import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
 import type { Mesh } from "../mesh/index.ts";
 
 /** The verdict and what it is made of. Asks nobody, so it answers also when everything else hangs. */
-export function checkMesh(mesh: Mesh, options: { version: string; uptimeS: number }): CheckResponse {
+export function checkMesh(
+  mesh: Mesh,
+  options: {
+    readonly version: string;
+    readonly uptimeS: number;
+    /** What else is wrong with this node. */
+    readonly problems: readonly string[];
+  },
+): CheckResponse {
   const best = new Map<string, Health>();
   for (const { info } of mesh.directory.workers()) {
     if (info === undefined) continue;
@@ -16,7 +24,7 @@ export function checkMesh(mesh: Mesh, options: { version: string; uptimeS: numbe
   const states = [...best.values()];
   const count = (state: Health) => states.filter((known) => known === state).length;
   const [available, busy, unavailable] = [count(Health.AVAILABLE), count(Health.BUSY), count(Health.UNAVAILABLE)];
-  const problems: string[] = [];
+  const problems = [...options.problems];
   for (const [name, health] of best) if (health === Health.UNAVAILABLE) problems.push(`worker ${name} is unavailable`);
   if (!mesh.connected) problems.push("NATS is away: the directory is as it was, and changes are not seen");
   if (best.size === 0) problems.push("no worker is running");

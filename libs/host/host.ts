@@ -7,10 +7,18 @@ import type { Logger, Tracer } from "../telemetry/index.ts";
 import type { Identity } from "./authentication.ts";
 import type { Configuration } from "./config.ts";
 
+/** A mistake that the person who starts the node can mend: told in a sentence, without a stack. */
+export class StartError extends Error {
+  override readonly name = "StartError";
+}
+
 /** The node, as its services see it. */
 export interface Host {
   readonly nodeId: string;
+  /** As it is now: read it whenever it is used, for its file may change while the node runs. */
   readonly configuration: Configuration;
+  /** Calls `listener` after each change of the configuration. Returns how to stop that. */
+  onConfiguration(listener: (configuration: Configuration, before: Configuration) => void): () => void;
   readonly mesh: Mesh;
   readonly clients: Clients;
   /** The workers of this node; adapters put theirs in. */

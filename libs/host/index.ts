@@ -1,5 +1,5 @@
 /** Runs services in a node: configuration, NATS, lifecycle, drain. The only room that reads the environment. */
-export { adapterService, dialectService } from "./adapter.ts";
+export { adapterService, checkWorkerSettings, dialectService } from "./adapter.ts";
 export {
   type Configuration,
   ConfigurationError,
@@ -9,6 +9,6 @@ export {
   STRATEGY_NAMES,
   type StrategyName,
 } from "./config.ts";
-export type { Host, RunningService, ServiceEntry } from "./host.ts";
+export { type Host, type RunningService, type ServiceEntry, StartError } from "./host.ts";
 export { type NatsServer, resolveNatsServer, startNatsServer } from "./nats-server.ts";
-export { portError, type RunningNode, StartError, startNode } from "./node.ts";
+export { portError, type RunningNode, startNode } from "./node.ts";

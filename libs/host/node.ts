@@ -6,11 +6,13 @@ import { createProviderService } from "../adapter/index.ts";
 import { ProviderServiceDefinition } from "../gen/cortex/provider/v1/provider.ts";
 import { createClients, joinMesh } from "../mesh/index.ts";
 import { type Caller, createGrpcServer, type GrpcServer } from "../rpc/index.ts";
-import { createLogger, startTracer } from "../telemetry/index.ts";
+import { createLogger, setLevel, startTracer } from "../telemetry/index.ts";
 import { createAuthenticator, sameSecret } from "./authentication.ts";
 import type { Configuration } from "./config.ts";
 import { checkMesh } from "./health.ts";
-import type { Host, RunningService, ServiceEntry } from "./host.ts";
+import { type Host, type RunningService, type ServiceEntry, StartError } from "./host.ts";
+import { LiveConfiguration } from "./live-configuration.ts";
+import { publishLoads } from "./worker-loads.ts";
 
 /** How long the others may take to hear that a node drains; only then it stops listening. */
 const DRAIN_NOTICE_MS = 300;
@@ -18,13 +20,10 @@ const DRAIN_NOTICE_MS = 300;
 /** A caller that has shown the secret of the mesh. */
 const MESH_NODE: Caller = { trusted: true, tenant: "", admin: false };
 
-/** A mistake that the person who starts the node can mend: told in a sentence, without a stack. */
-export class StartError extends Error {
-  override readonly name = "StartError";
-}
-
 export interface NodeOptions {
   readonly configuration: Configuration;
+  /** Makes a configuration of what its file says now, or throws ConfigurationError. Absent when the file is not followed. */
+  readonly reload?: ((text: string) => Configuration) | undefined;
   readonly services: readonly ServiceEntry[];
   /** Where NATS is. */
   readonly natsUrl: string;
@@ -61,7 +60,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   // What is done to end the node if its start fails half way, last thing first.
   const undo: (() => unknown)[] = [() => tracer.shutdown()];
   try {
-    const authenticate = createAuthenticator(configuration.clients);
+    let authenticate = createAuthenticator(configuration.clients);
     let meshSecret: () => string | undefined = () => undefined;
     const interfaces = [...new Set(services.flatMap((service) => service.interfaces.map(({ fullName }) => fullName)))];
     const grpc = createGrpcServer({
@@ -109,21 +108,39 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const clients = createClients({ nodeId, directory: mesh.directory, meshSecret, tracer, log });
     undo.push(() => clients.close());
     const workers = createProviderService();
-    undo.push(() => workers.close());
+    undo.push(() => workers.close(), publishLoads(mesh, workers));
+    const live = new LiveConfiguration({
+      initial: configuration,
+      load: options.reload ?? (() => configuration),
+      log,
+      onReloaded: () => {},
+    });
+    live.onChange(({ clients: known, log: { level } }) => {
+      authenticate = createAuthenticator(known);
+      setLevel(log, level);
+    });
     const host: Host = {
       nodeId,
-      configuration,
+      get configuration() {
+        return live.current;
+      },
+      onConfiguration: (listener) => live.onChange(listener),
       mesh,
       clients,
       workers,
       tracer,
       log,
-      authenticate,
+      authenticate: (authorization) => authenticate(authorization),
       serve(definition, implementation) {
         clients.addLocal(definition, implementation);
         grpc.add(definition, implementation);
       },
-      health: () => checkMesh(mesh, { version, uptimeS: (performance.now() - startedAtMs) / 1_000 }),
+      health: () =>
+        checkMesh(mesh, {
+          version,
+          uptimeS: (performance.now() - startedAtMs) / 1_000,
+          problems: live.problem === undefined ? [] : [live.problem],
+        }),
     };
     if (services.some(({ adapter }) => adapter !== undefined)) host.serve(ProviderServiceDefinition, workers.service);
 
@@ -133,6 +150,10 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     for (const service of running) if (service.stop !== undefined) undo.push(() => service.stop!());
     const failed = started.find((outcome) => outcome.status === "rejected");
     if (failed !== undefined) throw failed.reason;
+    if (options.reload !== undefined) {
+      live.follow();
+      undo.push(() => live.stop());
+    }
     await mesh.open();
     log.info({ services: services.map(({ name }) => name), grpc: grpcAddress }, "the node is ready");
 

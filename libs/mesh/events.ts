@@ -13,8 +13,17 @@ export interface MessageType<T> {
 
 /** Publishes and receives events; each is a protobuf message, with the trace that it belongs to in its headers. */
 export interface Events {
-  /** Publishes an event. Never throws and never waits: what can't be sent is counted in `dropped`. */
-  publish<T>(subject: string, type: MessageType<T>, message: T, trace: TraceContext): void;
+  /**
+   * Publishes an event. Never throws and never waits: what can't be sent is counted in `dropped`. Events are gathered for a
+   * few milliseconds and sent together, unless this one has to go out `atOnce`.
+   */
+  publish<T>(
+    subject: string,
+    type: MessageType<T>,
+    message: T,
+    trace: TraceContext,
+    options?: { readonly atOnce?: boolean },
+  ): void;
   /** Calls `handler` for each event of a subject, also after reconnects. Returns how to stop. What it throws is logged. */
   subscribe<T>(
     subject: string,
@@ -83,7 +92,13 @@ export class MeshEvents implements Events {
     return this.#dropped;
   }
 
-  publish<T>(subject: string, type: MessageType<T>, message: T, trace: TraceContext): void {
+  publish<T>(
+    subject: string,
+    type: MessageType<T>,
+    message: T,
+    trace: TraceContext,
+    { atOnce = false }: { readonly atOnce?: boolean } = {},
+  ): void {
     let payload: Uint8Array;
     try {
       payload = type.encode(message).finish();
@@ -93,7 +108,7 @@ export class MeshEvents implements Events {
       return;
     }
     this.#wait({ subject, payload, trace });
-    if (this.#waitingCount() >= GATHER_MAX) this.#sendWaiting();
+    if (atOnce || this.#waitingCount() >= GATHER_MAX) this.#sendWaiting();
     else
       this.#gathering ??= setTimeout(() => {
         this.#gathering = undefined;

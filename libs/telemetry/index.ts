@@ -1,5 +1,5 @@
 /** Traces, logs, and every name they use. The only room of Cortex that knows the OpenTelemetry SDK. */
-export { createLogger, type Logger, type LogOptions, traceFields } from "./log.ts";
+export { createLogger, type Logger, type LogOptions, setLevel, traceFields } from "./log.ts";
 export { ATTRIBUTE, EVENT, SPAN, SPAN_EVENT } from "./names.ts";
 export {
   type Attributes,

@@ -29,15 +29,34 @@ export function createLogger(options: LogOptions): Logger {
           messageKey: "message",
         })
       : pino.destination({ dest: 2, sync: false }));
-  return pino(
+  const children = new Set<WeakRef<Logger>>();
+  const logger = pino(
     {
       level: options.level,
+      onChild: (child: Logger) => {
+        for (const known of children) if (known.deref() === undefined) children.delete(known);
+        children.add(new WeakRef(child));
+      },
       base: { node: options.node },
       timestamp: pino.stdTimeFunctions.isoTime,
       messageKey: "message",
     },
     destination,
   );
+  CHILDREN.set(logger, children);
+  return logger;
+}
+
+/** The loggers that were made of a node's logger, which keep a level of their own. */
+const CHILDREN = new WeakMap<Logger, ReadonlySet<WeakRef<Logger>>>();
+
+/** From now on a node's logger, and all that were made of it, write from this level on. */
+export function setLevel(logger: Logger, level: string): void {
+  logger.level = level;
+  for (const child of CHILDREN.get(logger) ?? []) {
+    const alive = child.deref();
+    if (alive !== undefined) alive.level = level;
+  }
 }
 
 /** The fields that tie a log line to a trace. */

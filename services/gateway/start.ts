@@ -15,9 +15,15 @@ async function start(host: Host): Promise<RunningService> {
     authenticate: host.authenticate,
     tracer: host.tracer,
     log: host.log,
-    bodyBytesMax: configuration.gateway.bodyBytesMax,
-    keepAliveMs: configuration.gateway.keepAliveMs,
-    timeoutMs: configuration.routing.timeoutMs,
+    get bodyBytesMax() {
+      return host.configuration.gateway.bodyBytesMax;
+    },
+    get keepAliveMs() {
+      return host.configuration.gateway.keepAliveMs;
+    },
+    get timeoutMs() {
+      return host.configuration.routing.timeoutMs;
+    },
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error) =>
