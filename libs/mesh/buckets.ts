@@ -183,7 +183,10 @@ export function toRpcError(error: unknown): RpcError {
   if (error instanceof RpcError) return error;
   // An answer, if not the one that was hoped for: too large, full, not permitted.
   if (error instanceof JetStreamApiError) return RpcError.from(error);
-  return new RpcError("NODE_UNREACHABLE", "NATS, which holds the directory, can't be reached now", { cause: error });
+  const message =
+    "NATS, which keeps the workers, can't be reached now, so the change may not have been made; what runs goes on. " +
+    "Try again when NATS is back: cortex health tells";
+  return new RpcError("NODE_UNREACHABLE", message, { cause: error });
 }
 
 function isConflict(error: unknown): boolean {

@@ -208,6 +208,8 @@ export class MeshDirectory implements Directory {
     if (taken || !(await this.#options.store.create(specification))) {
       throw new RpcError("WORKER_ALREADY_REGISTERED", `worker ${name} is already registered`);
     }
+    // Somebody drained another worker of this name, which is gone.
+    if (this.drainedWorkers().has(name)) await this.#options.store.setDrained(name, false);
   }
 
   async removeDesiredWorker(name: string): Promise<void> {
@@ -225,9 +227,9 @@ export class MeshDirectory implements Directory {
 
   belongsHere({ name, provider, preferredNode }: WorkerSpecification, runsHere: boolean): boolean {
     if (preferredNode === "" || isCalled(this.#self, preferredNode)) return true;
-    const adapter = adapterOf(provider);
     const preferred = this.nodes().filter(
-      (node) => isCalled(node, preferredNode) && !node.draining && node.services.includes(adapter),
+      ({ draining, services, ...node }) =>
+        isCalled(node, preferredNode) && !draining && services.some((service) => providerOf(service) === provider),
     );
     if (!runsHere) return preferred.length === 0;
     const there = new Set(preferred.map(({ id }) => id));
@@ -532,13 +534,16 @@ export function drainedKeyOf(name: string): string {
   return `${DRAINED_PREFIX}${keyOf(name)}`;
 }
 
-/** The service that runs the workers of a provider. */
-export function adapterOf(provider: string): string {
-  return `adapter-${provider}`;
+/** What the services that run the workers of a provider are called. */
+const ADAPTER_PREFIX = "adapter-";
+
+/** The provider whose workers a service runs; undefined of a service that runs none. */
+export function providerOf(service: string): string | undefined {
+  return service.startsWith(ADAPTER_PREFIX) ? service.slice(ADAPTER_PREFIX.length) : undefined;
 }
 
 /** Whether `called` means this node: by its id, or by its name, which outlives the process. */
-function isCalled({ id, name }: NodeRecord, called: string): boolean {
+function isCalled({ id, name }: Pick<NodeRecord, "id" | "name">, called: string): boolean {
   return called === id || called === name;
 }
 

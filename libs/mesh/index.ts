@@ -1,5 +1,5 @@
 /** The directory (who serves what, where, how loaded) and events, over NATS. The only room of Cortex that knows NATS. */
 export { type Clients, type ClientsOptions, createClients } from "./clients.ts";
-export { adapterOf, type Clock, type Directory, systemClock } from "./directory.ts";
+export { type Clock, type Directory, providerOf, systemClock } from "./directory.ts";
 export type { Events, MessageType } from "./events.ts";
 export { type JoinOptions, joinMesh, type Mesh, type NodeDescription } from "./mesh.ts";

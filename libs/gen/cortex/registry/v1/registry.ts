@@ -11,6 +11,7 @@ export const protobufFileName = "cortex/registry/v1/registry.proto";
 
 /** Where a worker lives, seen from the node that answers. */
 export const Locality = {
+  /** UNSPECIFIED - Nowhere, if it is said of a worker. */
   UNSPECIFIED: 0,
   /** LOCAL - In the node that answers. */
   LOCAL: 1,
@@ -53,7 +54,7 @@ export interface WorkerSpecification {
   readonly concurrentRequestsMax?:
     | number
     | undefined;
-  /** The node that should run it, if it is there; any other one otherwise. */
+  /** The node that should run it, by its name (CORTEX_NODE_NAME) or its id, if it is there; any other one otherwise. */
   readonly preferredNode: string;
   /** As in cortex.provider.v1.WorkerInfo; absent for 1. */
   readonly weight?: number | undefined;
@@ -77,18 +78,23 @@ export interface WorkerTimeouts {
   readonly totalMs?: number | undefined;
 }
 
-/** A worker as it runs. */
+/**
+ * A worker as it runs. One that was added and that no node runs (none has its adapter, or it can't be started) is shown by
+ * what was asked for, with unspecified health.
+ */
 export interface RegisteredWorker {
   readonly info?:
     | WorkerInfo
     | undefined;
-  /** The node that runs it. */
+  /** The node that runs it; empty while none does. */
   readonly node: string;
   readonly locality: Locality;
   /** It was added by Register, and can be changed and removed; otherwise it comes from a configuration file. */
   readonly added: boolean;
   /** The node that it should run on; empty for any. */
   readonly preferredNode: string;
+  /** How it should be, if it was added. */
+  readonly specification?: WorkerSpecification | undefined;
 }
 
 /** The worker to add. */
@@ -156,7 +162,7 @@ export interface DrainResponse {
 export interface GetDistributionRequest {
 }
 
-/** How many workers each node runs. */
+/** How many workers each node runs, by its id; nodes that have an adapter and run none are there too. */
 export interface GetDistributionResponse {
   readonly workersByNode: { [key: string]: number };
 }
@@ -576,7 +582,7 @@ export const WorkerTimeouts: MessageFns<WorkerTimeouts> = {
 };
 
 function createBaseRegisteredWorker(): RegisteredWorker {
-  return { info: undefined, node: "", locality: 0, added: false, preferredNode: "" };
+  return { info: undefined, node: "", locality: 0, added: false, preferredNode: "", specification: undefined };
 }
 
 export const RegisteredWorker: MessageFns<RegisteredWorker> = {
@@ -595,6 +601,9 @@ export const RegisteredWorker: MessageFns<RegisteredWorker> = {
     }
     if (message.preferredNode !== "") {
       writer.uint32(42).string(message.preferredNode);
+    }
+    if (message.specification !== undefined) {
+      WorkerSpecification.encode(message.specification, writer.uint32(50).fork()).join();
     }
     return writer;
   },
@@ -652,6 +661,14 @@ export const RegisteredWorker: MessageFns<RegisteredWorker> = {
             message.preferredNode = reader.string();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.specification = WorkerSpecification.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -676,6 +693,9 @@ export const RegisteredWorker: MessageFns<RegisteredWorker> = {
     message.locality = object.locality ?? 0;
     message.added = object.added ?? false;
     message.preferredNode = object.preferredNode ?? "";
+    message.specification = (object.specification !== undefined && object.specification !== null)
+      ? WorkerSpecification.fromPartial(object.specification)
+      : undefined;
     return message;
   },
 };
@@ -1504,7 +1524,10 @@ export const RegistryServiceDefinition = {
   name: "RegistryService",
   fullName: "cortex.registry.v1.RegistryService",
   methods: {
-    /** Adds a worker. A taken name is refused with WORKER_ALREADY_REGISTERED. */
+    /**
+     * Adds a worker. A taken name is refused with WORKER_ALREADY_REGISTERED. Where client keys are configured, this and every
+     * other change needs an administrator's: PERMISSION_DENIED.
+     */
     register: {
       name: "Register",
       requestType: RegisterRequest as typeof RegisterRequest,
