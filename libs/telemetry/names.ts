@@ -17,6 +17,8 @@ export const SPAN = {
 /** Names of span events. */
 export const SPAN_EVENT = {
   firstToken: "first_token",
+  /** The worker goes on with an answer that another one had begun. */
+  continued: "continued",
   exception: "exception",
 } as const;
 
@@ -52,6 +54,8 @@ export const ATTRIBUTE = {
   /** The fingerprint of the key that a request was sent with. */
   key: "cortex.key",
   attempt: "cortex.attempt",
+  /** What the attempt was made for: first, failover, hedge, continuation. */
+  attemptKind: "cortex.attempt.kind",
   attempts: "cortex.attempts",
   outcome: "cortex.outcome",
   tenant: "cortex.tenant",

@@ -1,10 +1,12 @@
 /** One try of one worker: its span, its account, and the event that tells of it, however it ends. */
 import { AttemptFinished, AttemptKind, AttemptOutcome, UsageSource } from "../../libs/gen/cortex/events/v1/events.ts";
 import type { Usage } from "../../libs/gen/cortex/llm/v1/llm.ts";
+import type { StrategyName } from "../../libs/host/index.ts";
 import { CATALOGUE, type Call, type RpcError, withTrace } from "../../libs/rpc/index.ts";
 import { ATTRIBUTE, EVENT, SPAN, SPAN_EVENT, type Span, traceFields } from "../../libs/telemetry/index.ts";
 import type { Candidate } from "./candidates.ts";
-import type { RouterDependencies } from "./dependencies.ts";
+import type { RouterState } from "./dependencies.ts";
+import type { RequestTraits } from "./traits.ts";
 
 /** What an attempt is for. */
 export interface AttemptOptions {
@@ -13,37 +15,59 @@ export interface AttemptOptions {
   readonly node: string;
   /** From 1. */
   readonly number: number;
+  readonly kind: AttemptKind;
+  readonly strategy: StrategyName;
   readonly requestedModel: string;
+  readonly traits: RequestTraits;
   readonly stream: boolean;
+  /** An open breaker is to let it through. */
+  readonly lastResort: boolean;
+  /** The worker's slot has been taken already. */
+  readonly admitted: boolean;
   readonly call: Call;
 }
 
-/** Keeps the account of one attempt. Exactly one of {@link served} and {@link failed} ends it. */
+/** Characters of a text for each token of it, about. */
+const CHARACTERS_PER_TOKEN = 4;
+
+/** Keeps the account of one attempt. Exactly one of {@link served}, {@link superseded} and {@link failed} ends it. */
 export class Attempt {
   readonly candidate: Candidate;
   readonly node: string;
+  readonly kind: AttemptKind;
+  readonly lastResort: boolean;
   /** The call to make the attempt with. */
   readonly call: Call;
+  /** What the worker has reported. */
   usage: Usage | undefined;
+  /** The fingerprint of the key that the worker was asked with. */
+  key = "";
+  /** What it has said so far, for an estimate where nothing was reported. */
+  outputCharacters = 0;
   readonly #options: AttemptOptions;
-  readonly #dependencies: RouterDependencies;
+  readonly #state: RouterState;
   readonly #span: Span;
   readonly #startedAtMs: number;
   #firstTokenMs = 0;
   #ended = false;
 
-  constructor(options: AttemptOptions, dependencies: RouterDependencies) {
+  constructor(options: AttemptOptions, state: RouterState) {
     const { candidate, call, number, node } = options;
     this.candidate = candidate;
     this.node = node;
+    this.kind = options.kind;
+    this.lastResort = options.lastResort;
     this.#options = options;
-    this.#dependencies = dependencies;
-    this.#startedAtMs = dependencies.now();
-    this.#span = dependencies.tracer.startSpan(SPAN.attempt(candidate.worker), call.trace, "internal", {
+    this.#state = state;
+    this.#startedAtMs = state.now();
+    if (!options.admitted) state.loads.begin(candidate.worker);
+    this.#span = state.tracer.startSpan(SPAN.attempt(candidate.worker), call.trace, "internal", {
       [ATTRIBUTE.worker]: candidate.worker,
       [ATTRIBUTE.provider]: candidate.provider,
       [ATTRIBUTE.requestModel]: candidate.model,
       [ATTRIBUTE.attempt]: number,
+      [ATTRIBUTE.attemptKind]: KIND_NAMES[options.kind],
+      [ATTRIBUTE.strategy]: options.strategy,
     });
     this.call = withTrace(call, this.#span.context);
   }
@@ -51,8 +75,15 @@ export class Attempt {
   /** The first content has come. */
   firstToken(): void {
     if (this.#firstTokenMs !== 0) return;
-    this.#firstTokenMs = Math.max(this.#dependencies.now() - this.#startedAtMs, 0.001);
+    const { candidate } = this;
+    this.#firstTokenMs = Math.max(this.#state.now() - this.#startedAtMs, 0.001);
+    this.#state.latencies.record(candidate.worker, candidate.model, this.#firstTokenMs);
     this.#span.event(SPAN_EVENT.firstToken);
+  }
+
+  /** Something of interest has happened; shown in the trace. */
+  note(event: string): void {
+    this.#span.event(event);
   }
 
   /** The worker served to the end. */
@@ -60,18 +91,34 @@ export class Attempt {
     this.#end(AttemptOutcome.SERVED, undefined);
   }
 
+  /** Another attempt for the same request was faster. */
+  superseded(): void {
+    this.#end(AttemptOutcome.SUPERSEDED, undefined);
+  }
+
   /** The worker failed, or the client went away. */
   failed(error: RpcError): void {
+    if (error.key !== undefined) this.key = error.key;
     if (error.reason === "CANCELLED") this.#end(AttemptOutcome.CANCELLED, error);
     else this.#end(this.#firstTokenMs === 0 ? AttemptOutcome.FAILED : AttemptOutcome.INTERRUPTED, error);
+  }
+
+  /** What it has used: as reported, else estimated from what has come; undefined when nothing is known. */
+  account(): { readonly usage: Usage | undefined; readonly source: UsageSource } {
+    if (this.usage !== undefined) return { usage: this.usage, source: UsageSource.REPORTED };
+    if (this.#firstTokenMs === 0) return { usage: undefined, source: UsageSource.UNKNOWN };
+    const { inputTokens } = this.#options.traits;
+    const outputTokens = Math.ceil(this.outputCharacters / CHARACTERS_PER_TOKEN);
+    return { usage: { inputTokens, outputTokens }, source: UsageSource.ESTIMATED };
   }
 
   #end(outcome: AttemptOutcome, error: RpcError | undefined): void {
     if (this.#ended) return;
     this.#ended = true;
     const { candidate, call, number, requestedModel, stream } = this.#options;
-    const { events, log, now } = this.#dependencies;
+    const { events, loads, log, nodeId, now } = this.#state;
     const durationMs = now() - this.#startedAtMs;
+    loads.end(candidate.worker);
     this.#span.set({ [ATTRIBUTE.outcome]: OUTCOME_NAMES[outcome] });
     if (error !== undefined) {
       const { meaning } = CATALOGUE[error.reason];
@@ -87,6 +134,7 @@ export class Attempt {
       }
     }
     this.#span.end();
+    const { usage, source } = this.account();
     const event: AttemptFinished = {
       requestId: call.requestId,
       tenant: call.tenant,
@@ -100,17 +148,40 @@ export class Attempt {
       reason: error?.reason ?? "",
       timeToFirstTokenMs: this.#firstTokenMs,
       durationMs,
-      usage: this.usage,
-      usageSource: this.usage === undefined ? UsageSource.UNKNOWN : UsageSource.REPORTED,
+      usage,
+      usageSource: source,
       stream,
-      kind: number === 1 ? AttemptKind.FIRST : AttemptKind.FAILOVER,
-      key: "",
-      routerNode: this.#dependencies.nodeId,
-      strategy: "local_first",
+      kind: this.kind,
+      key: this.key || onlyKey(candidate),
+      costUsd: costUsd(candidate, usage),
+      routerNode: nodeId,
+      strategy: this.#options.strategy,
     };
     events.publish(EVENT.attemptFinished, AttemptFinished, event, this.#span.context);
   }
 }
+
+/** An attempt that ended before its worker could name the key was made with this one, if there is only one. */
+function onlyKey({ info }: Candidate): string {
+  return info.keys.length === 1 ? info.keys[0]!.fingerprint : "";
+}
+
+const PER_MILLION = 1e-6;
+
+function costUsd({ properties }: Candidate, usage: Usage | undefined): number | undefined {
+  const input = properties?.inputCostUsdPerMillion;
+  const output = properties?.outputCostUsdPerMillion;
+  if (usage === undefined || (input === undefined && output === undefined)) return undefined;
+  return ((usage.inputTokens ?? 0) * (input ?? 0) + (usage.outputTokens ?? 0) * (output ?? 0)) * PER_MILLION;
+}
+
+const KIND_NAMES: Record<AttemptKind, string> = {
+  [AttemptKind.UNSPECIFIED]: "unspecified",
+  [AttemptKind.FIRST]: "first",
+  [AttemptKind.FAILOVER]: "failover",
+  [AttemptKind.HEDGE]: "hedge",
+  [AttemptKind.CONTINUATION]: "continuation",
+};
 
 const OUTCOME_NAMES: Record<AttemptOutcome, string> = {
   [AttemptOutcome.UNSPECIFIED]: "unspecified",

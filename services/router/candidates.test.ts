@@ -4,7 +4,9 @@ import { describe, expect, it } from "vitest";
 import type { RunningWorker } from "../../libs/gen/cortex/mesh/v1/mesh.ts";
 import { BreakerState, Health, WorkerInfo } from "../../libs/gen/cortex/provider/v1/provider.ts";
 import { RpcError } from "../../libs/rpc/index.ts";
-import { AUTO, type Candidate, indexWorkers, type Routes, resolve } from "./candidates.ts";
+import { AUTO, type Candidate, type Resolution, type Route, rankOf, WorkerIndex } from "./candidates.ts";
+
+type Targets = Readonly<Record<string, readonly string[] | Route>>;
 
 /** A worker that is well, unless it is said otherwise. */
 function running(name: string, info: Partial<WorkerInfo> = {}, node = "here"): RunningWorker {
@@ -12,14 +14,19 @@ function running(name: string, info: Partial<WorkerInfo> = {}, node = "here"): R
   return { node, added: false, info: { ...WorkerInfo.decode(new Uint8Array()), ...well, ...info, name } };
 }
 
-/** The candidates as `worker/model`. */
-function resolved(name: string, workers: readonly RunningWorker[], routes: Routes = {}): string[] {
-  return resolve(name, indexWorkers(workers), routes).map(({ worker, model }) => `${worker}/${model}`);
+function resolve(name: string, workers: readonly RunningWorker[], routes: Targets = {}): Resolution {
+  const whole = Object.entries(routes).map(([route, targets]) => [route, "targets" in targets ? targets : { targets }]);
+  return new WorkerIndex(workers, Object.fromEntries(whole) as Readonly<Record<string, Route>>).resolve(name);
 }
 
-function refusalOf(name: string, workers: readonly RunningWorker[], routes: Routes = {}): RpcError {
+/** The candidates as `worker/model`. */
+function resolved(name: string, workers: readonly RunningWorker[], routes: Targets = {}): string[] {
+  return resolve(name, workers, routes).candidates.map(({ worker, model }) => `${worker}/${model}`);
+}
+
+function refusalOf(name: string, workers: readonly RunningWorker[], routes: Targets = {}): RpcError {
   try {
-    resolve(name, indexWorkers(workers), routes);
+    resolve(name, workers, routes);
   } catch (error) {
     expect(error).toBeInstanceOf(RpcError);
     return error as RpcError;
@@ -39,7 +46,7 @@ describe("the order of candidates", () => {
     expect(resolved(AUTO, workers)).toEqual(["first/m", "a/m", "b/m", "cloud/m"]);
   });
 
-  it("puts a busy worker after free ones, simulations after models, and what is down last of all, but leaves none out", () => {
+  it("ranks a busy worker after free ones, simulations after models, and what is down last of all, but leaves none out", () => {
     const workers = [
       running("down-sim", { health: Health.UNAVAILABLE, simulated: true, priority: 0 }),
       running("down", { health: Health.UNAVAILABLE, priority: 1 }),
@@ -49,9 +56,10 @@ describe("the order of candidates", () => {
       running("trying", { breaker: BreakerState.HALF_OPEN, priority: 5 }),
       running("well", { priority: 9 }),
     ];
-    const order = ["trying/m", "well/m", "busy/m", "sim/m", "down/m", "resting/m", "down-sim/m"];
-    expect(resolved("m", workers)).toEqual(order);
-    expect(resolved("m", workers.toReversed())).toEqual(order);
+    const ranks = Object.fromEntries(
+      resolve("m", workers.toReversed()).candidates.map(({ worker, info }) => [worker, rankOf(info)]),
+    );
+    expect(ranks).toEqual({ well: 0, trying: 0, busy: 1, sim: 2, down: 4, resting: 4, "down-sim": 6 });
   });
 
   it("takes a worker that runs on several nodes as one, as well as the healthiest of them", () => {
@@ -61,19 +69,18 @@ describe("the order of candidates", () => {
       running("shared", { health: Health.BUSY, priority: 1 }, "n3"),
       running("other", { priority: 2 }, "n1"),
     ];
-    const index = indexWorkers(workers);
-    expect(resolve("m", index, {})).toEqual([
-      { worker: "shared", provider: "p", model: "m", nodes: ["n1", "n2", "n3"] },
-      { worker: "other", provider: "p", model: "m", nodes: ["n1"] },
+    expect(resolve("m", workers).candidates).toEqual([
+      expect.objectContaining({ worker: "shared", provider: "p", model: "m", nodes: ["n1", "n2", "n3"] }),
+      expect.objectContaining({ worker: "other", provider: "p", model: "m", nodes: ["n1"] }),
     ]);
     expect(resolved("n", workers)).toEqual(["shared/n"]);
-    expect(index.ordered).toHaveLength(2);
+    expect(new WorkerIndex(workers, {}).workers).toHaveLength(2);
     // One that has only begun has not been asked for its models yet, whichever of them is heard of first.
     const begun = running("w", { models: [], health: Health.UNSPECIFIED }, "n1");
     const asked = running("w", { models: ["m"] }, "n2");
     expect([resolved("m", [begun, asked]), resolved(AUTO, [asked, begun])]).toEqual([["w/m"], ["w/m"]]);
     // A model that is named twice is still one.
-    expect(indexWorkers([running("w", { models: ["m", "m"] })]).byModel.get("m")).toHaveLength(1);
+    expect(resolved("m", [running("w", { models: ["m", "m"] })])).toEqual(["w/m"]);
   });
 });
 
@@ -151,6 +158,51 @@ describe("a name", () => {
     expect(error.message).toContain('"slow"');
   });
 
+  it("of a pattern means the models that fit, under the names that the targets make of it", () => {
+    const two = [
+      running("direct", { models: ["claude-opus-4", "other"], priority: 5 }),
+      running("resold", { models: ["anthropic/claude-opus-4", "x-large"], priority: 1 }),
+    ];
+    const routes = { "claude-*": ["direct/claude-*", "resold/anthropic/claude-*"], "*-large": ["resold/x-large"] };
+    expect(resolved("claude-opus-4", two, routes)).toEqual(["direct/claude-opus-4", "resold/anthropic/claude-opus-4"]);
+    expect(resolve("claude-opus-4", two, routes).resolved).toBe("pattern claude-*");
+    expect(resolved("any-large", two, routes)).toEqual(["resold/x-large"]);
+    // Whoever names the worker means the worker.
+    expect(resolved("direct/claude-opus-4", two, routes)).toEqual(["direct/claude-opus-4"]);
+    expect(refusalOf("claude-opus-5", two, routes).reason).toBe("NO_WORKERS_AVAILABLE");
+    // The longest pattern that fits; one that fits everything only when nothing else has the name.
+    const wide = { "c*": ["other"], "claude-*": ["direct/claude-*"], "*": ["resold/x-large"] };
+    expect(resolved("claude-opus-4", two, wide)).toEqual(["direct/claude-opus-4"]);
+    expect(resolved("cat", two, wide)).toEqual(["direct/other"]);
+    expect(resolved("other", two, { "*": ["resold/x-large"] })).toEqual(["direct/other"]);
+    expect(resolved("unheard-of", two, wide)).toEqual(["resold/x-large"]);
+  });
+
+  it("with a star in it means every model that fits, of all workers or of those that it names", () => {
+    expect(resolved("g*", workers)).toEqual(["local/gemma3:4b", "cloud/gemma3:4b", "cloud/gpt-4o"]);
+    expect(resolved("cloud/*", workers)).toEqual(["cloud/gemma3:4b", "cloud/gpt-4o"]);
+    expect(refusalOf("zzz*", workers).reason).toBe("MODEL_NOT_FOUND");
+    expect(refusalOf("*", workers).reason).toBe("MODEL_NOT_FOUND");
+  });
+
+  it("of a route keeps its order, unless the route has a strategy of its own", () => {
+    const targets = ["cloud/gpt-4o", "gemma3:4b"];
+    const ordered = resolve("fast", workers, { fast: targets });
+    expect([...ordered.targets!].map(([{ worker, model }, target]) => [`${worker}/${model}`, target])).toEqual([
+      ["cloud/gpt-4o", 0],
+      ["local/gemma3:4b", 1],
+      ["cloud/gemma3:4b", 1],
+    ]);
+    expect(resolve("fast", workers, { fast: { targets, strategy: "latency" } }).targets).toBeUndefined();
+  });
+
+  it("that is auto stands for one model of each ability that a worker has", () => {
+    const able = (capabilities: string[]) => ({ capabilities });
+    const modelProperties = { seeing: able(["vision"]), "seeing-too": able(["vision"]), "*": able(["tools"]) };
+    const mixed = [running("w", { models: ["plain", "seeing", "seeing-too", "plain-too"], modelProperties })];
+    expect(resolved(AUTO, mixed)).toEqual(["w/plain", "w/seeing"]);
+  });
+
   it.each(["constructor", "__proto__", "toString", "hasOwnProperty", ""])("%j is not found in any object", (name) => {
     expect(refusalOf(name, workers).reason).toBe("MODEL_NOT_FOUND");
   });
@@ -161,7 +213,7 @@ describe("a name that is not known", () => {
     running("main", { models: ["gpt-4o", "gpt-4o-mini", "o3"] }),
     running("local", { models: ["llama3.2:latest"] }),
   ];
-  const suggestions = (name: string, routes: Routes = {}) =>
+  const suggestions = (name: string, routes: Targets = {}) =>
     [...(refusalOf(name, workers, routes).message.split("did you mean")[1] ?? "").matchAll(/"([^"]+)"/g)].map(
       ([, suggested]) => suggested,
     );
@@ -209,9 +261,9 @@ describe("whatever runs and whatever is asked for", () => {
   it("every candidate exists, runs somewhere, and is there once", () => {
     fc.assert(
       fc.property(workers, routes, asked, (mesh, known, name) => {
-        let candidates: Candidate[];
+        let candidates: readonly Candidate[];
         try {
-          candidates = resolve(name, indexWorkers(mesh), known);
+          candidates = resolve(name, mesh, known).candidates;
         } catch (error) {
           expect(error).toBeInstanceOf(RpcError);
           expect(["MODEL_NOT_FOUND", "NO_WORKERS_AVAILABLE"]).toContain((error as RpcError).reason);

@@ -3,7 +3,12 @@
  * is kept for as long as the snapshot holds. The order in which candidates are tried is the strategies' business.
  */
 import type { RunningWorker } from "../../libs/gen/cortex/mesh/v1/mesh.ts";
-import { BreakerState, Health, type ModelProperties, type WorkerInfo } from "../../libs/gen/cortex/provider/v1/provider.ts";
+import {
+  BreakerState,
+  Health,
+  type ModelProperties,
+  type WorkerInfo,
+} from "../../libs/gen/cortex/provider/v1/provider.ts";
 import type { StrategyName } from "../../libs/host/index.ts";
 import { RpcError } from "../../libs/rpc/index.ts";
 import { modelNotFound } from "./suggestions.ts";
@@ -98,7 +103,13 @@ export class WorkerIndex {
     }
     const ordered: KnownWorker[] = [];
     for (const [name, { info, nodes }] of workers) {
-      const worker = { info, nodes, hash: hashOf(name), capabilities: new Set(info.capabilities), candidates: new Map() };
+      const worker = {
+        info,
+        nodes,
+        hash: hashOf(name),
+        capabilities: new Set(info.capabilities),
+        candidates: new Map(),
+      };
       this.#workers.set(name, worker);
       ordered.push(worker);
     }
@@ -126,6 +137,11 @@ export class WorkerIndex {
 
   get workers(): readonly WorkerInfo[] {
     return this.#ordered.map(({ info }) => info);
+  }
+
+  /** The models, and the workers' names with a slash behind. */
+  names(): string[] {
+    return [...this.#byModel.keys(), ...this.#ordered.map(({ info }) => `${info.name}/`)];
   }
 
   /** Whether anybody has this name for a model, or is the worker of `worker/model`. */
@@ -156,7 +172,8 @@ export class WorkerIndex {
     const pattern = this.#byPattern(name, false);
     if (pattern !== undefined) return pattern;
     const direct = this.#direct(name);
-    if (direct.length > 0) return { resolved: `model ${name}`, candidates: direct, targets: undefined, route: undefined };
+    if (direct.length > 0)
+      return { resolved: `model ${name}`, candidates: direct, targets: undefined, route: undefined };
     const last = this.#byPattern(name, true);
     if (last !== undefined) return last;
     throw modelNotFound(name, this.#namesNear(name));

@@ -1,61 +1,140 @@
 /**
  * The router: takes a request to the workers that can serve it, one after the other, until one does. It knows no provider
  * by name and no wire format. What it needs of the mesh is in memory, so choosing costs no round trip.
+ *
+ * A name resolves to candidates (candidates.ts); a strategy chooses among them (strategies.ts); the plan says who is asked
+ * next and when (plan.ts), a stream hides what happens on the way (routed-stream.ts), and every attempt is accounted
+ * (attempt.ts).
  */
+import { AttemptFinished, WorkerLoads } from "../../libs/gen/cortex/events/v1/events.ts";
 import type {
   Completion,
   CompletionRequest,
   EmbeddingRequest,
   EmbeddingResult,
   Model,
-  Part,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
-import {
-  ProviderServiceDefinition,
-  type StreamResponse as ProviderStreamResponse,
-} from "../../libs/gen/cortex/provider/v1/provider.ts";
-import type { RouterServiceDefinition, StreamResponse } from "../../libs/gen/cortex/router/v1/router.ts";
-import { abortReason, type Call, type FailedAttempt, RpcError, type Service } from "../../libs/rpc/index.ts";
-import { traceFields } from "../../libs/telemetry/index.ts";
-import { Attempt } from "./attempt.ts";
-import { AUTO, type Candidate, indexWorkers, type Routes, resolve, type WorkerIndex } from "./candidates.ts";
-import type { RouterDependencies } from "./dependencies.ts";
+import { ProviderServiceDefinition } from "../../libs/gen/cortex/provider/v1/provider.ts";
+import { RouterServiceDefinition, type RoutingOptions, Strategy } from "../../libs/gen/cortex/router/v1/router.ts";
+import { type Call, RpcError, type Service } from "../../libs/rpc/index.ts";
+import { EVENT } from "../../libs/telemetry/index.ts";
+import { Admission } from "./admission.ts";
+import type { Attempt } from "./attempt.ts";
+import { Budget } from "./budget.ts";
+import { AUTO, type Resolution, type Routes, WorkerIndex } from "./candidates.ts";
+import type { RouterDependencies, RouterState } from "./dependencies.ts";
+import { Latencies } from "./latencies.ts";
+import { Loads } from "./loads.ts";
+import { changeOf, Plan, type PlanRequest } from "./plan.ts";
+import { RoutedStream } from "./routed-stream.ts";
+import { Chooser } from "./strategies.ts";
+import { ChatTraits, embeddingTraits } from "./traits.ts";
 
-/** How many parts may come before the first content; more than this is taken for content. */
-const PARTS_BEFORE_CONTENT_MAX = 64;
+/** Extra calls that are saved up in quiet times. */
+const RETRIES_SAVED = 20;
+const HEDGES_SAVED = 10;
+/** For so long after its last worker was lost a name is taken to be coming back. */
+const DEPARTED_MS = 60_000;
+/** When to ask again for a name whose workers were lost. */
+const DEPARTED_RETRY_AFTER_MS = 2_000;
+
+/** A router, and how to end it. */
+export interface Router {
+  readonly service: Service<typeof RouterServiceDefinition>;
+  /** Listens to no more events. */
+  stop(): void;
+}
 
 /** Makes the router. */
-export function createRouter(dependencies: RouterDependencies): Service<typeof RouterServiceDefinition> {
-  const { directory } = dependencies;
-  let index: WorkerIndex = indexWorkers([]);
-  let indexed = -1;
+export function createRouter(dependencies: RouterDependencies): Router {
+  const { directory, events, nodeId, now } = dependencies;
+  const loads = new Loads();
+  const latencies = new Latencies({ now });
+  const indexes = new Indexes(dependencies);
+  const state: RouterState = {
+    ...dependencies,
+    loads,
+    latencies,
+    chooser: new Chooser({ loads, latencies, random: dependencies.random, now }),
+    admission: new Admission({ loads, limits: () => dependencies.routing().queue, now }),
+    retries: new Budget(RETRIES_SAVED),
+    hedges: new Budget(HEDGES_SAVED),
+    prefillRefused: new Set(),
+    index: () => indexes.current(),
+    recentlyKnown: (name) => indexes.recentlyKnown(name),
+  };
 
-  function currentIndex(): WorkerIndex {
-    if (indexed !== directory.generation) {
-      indexed = directory.generation;
-      index = indexWorkers(directory.workers());
+  const subscriptions = [events.subscribe(EVENT.workerLoad, WorkerLoads, (reported) => loads.report(reported))];
+  // What other routers measure counts here too; without any, nobody has to hear one's own events.
+  let others: (() => void) | undefined;
+  const nodes = new Set<string>();
+  const watchMesh = (): void => {
+    const routers = directory.nodesServing(RouterServiceDefinition.fullName);
+    const alone = routers.every(({ id }) => id === nodeId);
+    if (alone) {
+      others?.();
+      others = undefined;
+    } else {
+      others ??= events.subscribe(EVENT.attemptFinished, AttemptFinished, (attempt) => {
+        if (attempt.routerNode === nodeId || attempt.timeToFirstTokenMs === 0) return;
+        latencies.record(attempt.worker, attempt.model, attempt.timeToFirstTokenMs);
+      });
     }
-    return index;
+    for (const id of nodes) {
+      if (directory.known(id)) continue;
+      nodes.delete(id);
+      loads.forget(id);
+    }
+    for (const { id } of directory.nodes()) nodes.add(id);
+  };
+  watchMesh();
+  subscriptions.push(directory.onChange(watchMesh));
+
+  /** What a name stands for; one whose workers were lost a moment ago is waited for, as they are likely to come back. */
+  async function lookUp(model: string, call: Call): Promise<Resolution> {
+    const untilMs = now() + Math.min(dependencies.routing().waitMaxMs, call.deadlineAtMs - Date.now());
+    for (;;) {
+      try {
+        return state.index().resolve(model);
+      } catch (thrown) {
+        if (!state.recentlyKnown(model)) throw thrown;
+        const leftMs = untilMs - now();
+        if (leftMs <= 0) {
+          const message = `no worker that has the model "${model.slice(0, 200)}" is running any more`;
+          throw new RpcError("NO_WORKERS_AVAILABLE", message, { retryAfterMs: DEPARTED_RETRY_AFTER_MS });
+        }
+        await changeOf(directory, leftMs, call);
+      }
+    }
   }
 
-  function plan(model: string, stream: boolean, call: Call): Plan {
+  function plan(request: PlanRequest): Plan | Promise<Plan> {
+    const { model, call } = request;
     if (model === "") throw new RpcError("INVALID_REQUEST", "model is missing", { field: "model" });
-    const candidates = resolve(model, currentIndex(), dependencies.routes);
-    return new Plan(model, candidates, stream, call, dependencies);
+    const { retryRatio, hedging } = dependencies.routing();
+    state.retries.earn(retryRatio);
+    state.hedges.earn(hedging.ratio);
+    let resolution: Resolution;
+    try {
+      resolution = state.index().resolve(model);
+    } catch {
+      return lookUp(model, call).then((found) => new Plan(request, found, state));
+    }
+    return new Plan(request, resolution, state);
   }
 
   /** Serves a unary request by the first worker that can. */
   async function serveWhole<T extends { usage?: Completion["usage"] }>(
-    model: string,
-    call: Call,
-    serve: (attempt: Attempt) => Promise<T>,
+    request: PlanRequest,
+    serve: (attempt: Attempt) => Promise<{ result: T; key: string }>,
   ): Promise<{ result: T; attempts: number }> {
-    const tries = plan(model, false, call);
+    const tries = await plan(request);
     for (;;) {
-      const attempt = tries.next();
+      const attempt = await tries.next();
       try {
-        const result = await serve(attempt);
+        const { result, key } = await serve(attempt);
         attempt.usage = result.usage;
+        attempt.key = key;
         attempt.served();
         return { result, attempts: tries.attempts };
       } catch (thrown) {
@@ -68,57 +147,157 @@ export function createRouter(dependencies: RouterDependencies): Service<typeof R
     return dependencies.clients.at(ProviderServiceDefinition, attempt.node);
   }
 
-  return {
-    async complete({ completion }, call) {
+  function chat(request: CompletionRequest, stream: boolean, routing: RoutingOptions | undefined, call: Call) {
+    return { model: request.model, traits: new ChatTraits(request, call.tenant), stream, routing, call };
+  }
+
+  const service: Service<typeof RouterServiceDefinition> = {
+    async complete({ completion, routing }, call) {
       const request = required(completion);
-      const { result, attempts } = await serveWhole(request.model, call, async (attempt) => {
+      const { result, attempts } = await serveWhole(chat(request, false, routing, call), async (attempt) => {
         const { worker, model } = attempt.candidate;
-        const response = await provider(attempt).complete(
-          { worker, completion: { ...request, model }, lastResort: false },
-          attempt.call,
-        );
-        return response.completion ?? missingAnswer(worker);
+        const asked = { worker, completion: { ...request, model }, lastResort: attempt.lastResort };
+        const response = await provider(attempt).complete(asked, attempt.call);
+        return { result: response.completion ?? missingAnswer(worker), key: response.key };
       });
       return { completion: result satisfies Completion, attempts };
     },
 
-    stream({ completion }, call) {
+    stream({ completion, routing, resume }, call) {
       return {
         [Symbol.asyncIterator]: () => {
           const request = required(completion);
-          return new RoutedStream(plan(request.model, true, call), (attempt) => {
-            const { worker, model } = attempt.candidate;
-            return provider(attempt).stream(
-              { worker, completion: { ...request, model }, lastResort: false },
-              attempt.call,
-            );
+          return later(plan(chat(request, true, routing, call)), (tries) => {
+            return new RoutedStream({
+              plan: tries,
+              request,
+              resume,
+              state,
+              ask(attempt, asked) {
+                const { worker, model } = attempt.candidate;
+                const message = { worker, completion: { ...asked, model }, lastResort: attempt.lastResort };
+                return provider(attempt).stream(message, attempt.call);
+              },
+            });
           });
         },
       };
     },
 
-    async embed({ embedding }, call) {
-      if (embedding === undefined)
+    async embed({ embedding, routing }, call) {
+      if (embedding === undefined) {
         throw new RpcError("INVALID_REQUEST", "embedding is missing", { field: "embedding" });
+      }
       const request: EmbeddingRequest = embedding;
       if (request.inputs.length === 0) throw new RpcError("INVALID_REQUEST", "input is empty", { field: "input" });
-      const { result, attempts } = await serveWhole(request.model, call, async (attempt) => {
+      const traits = embeddingTraits(request.inputs, call.tenant);
+      const wanted = { model: request.model, traits, stream: false, routing, call };
+      const { result, attempts } = await serveWhole(wanted, async (attempt) => {
         const { worker, model } = attempt.candidate;
-        const response = await provider(attempt).embed(
-          { worker, embedding: { ...request, model }, lastResort: false },
-          attempt.call,
-        );
-        return response.embedding ?? missingAnswer(worker);
+        const asked = { worker, embedding: { ...request, model }, lastResort: attempt.lastResort };
+        const response = await provider(attempt).embed(asked, attempt.call);
+        return { result: response.embedding ?? missingAnswer(worker), key: response.key };
       });
       return { embedding: result satisfies EmbeddingResult, attempts };
     },
 
-    async explain() {
-      throw new RpcError("UNIMPLEMENTED", "not yet");
+    async listModels() {
+      return { models: listModels(state.index(), routesOf(dependencies)) };
     },
 
-    async listModels() {
-      return { models: listModels(currentIndex(), dependencies.routes) };
+    async explain({ completion, routing }, call) {
+      const request = required(completion);
+      const startedAtMs = performance.now();
+      const resolution = state.index().resolve(request.model);
+      const wanted = chat(request, true, routing, call);
+      const { certain, guessed } = wanted.traits.needs;
+      const tries = new Plan(wanted, resolution, state);
+      const candidates = tries.explain();
+      const durationUs = (performance.now() - startedAtMs) * 1_000;
+      return {
+        resolved: resolution.resolved,
+        strategy: Strategy[tries.strategy.toUpperCase() as keyof typeof Strategy],
+        needs: [...certain, ...guessed],
+        candidates: candidates.map(({ candidate, refused, why }) => {
+          const { worker, provider: name, model, nodes } = candidate;
+          return { worker, provider: name, model, nodes, refused, why };
+        }),
+        durationUs,
+      };
+    },
+  };
+
+  return {
+    service,
+    stop() {
+      others?.();
+      for (const unsubscribe of subscriptions) unsubscribe();
+    },
+  };
+}
+
+/** The index of the workers that run now, and the names that were lost a short while ago. */
+class Indexes {
+  readonly #dependencies: RouterDependencies;
+  #index: WorkerIndex;
+  #generation = -1;
+  #routes: Routes;
+  /** Since when a model, or a worker's name and a slash, is gone. */
+  readonly #departed = new Map<string, number>();
+
+  constructor(dependencies: RouterDependencies) {
+    this.#dependencies = dependencies;
+    this.#routes = routesOf(dependencies);
+    this.#index = new WorkerIndex([], this.#routes);
+  }
+
+  current(): WorkerIndex {
+    const { directory, now } = this.#dependencies;
+    const routes = routesOf(this.#dependencies);
+    if (this.#generation === directory.generation && this.#routes === routes) return this.#index;
+    const before = this.#index;
+    this.#generation = directory.generation;
+    this.#routes = routes;
+    this.#index = new WorkerIndex(directory.workers(), routes);
+    const nowMs = now();
+    for (const name of before.names()) if (!this.#index.has(name)) this.#departed.set(name, nowMs);
+    for (const [name, atMs] of this.#departed) {
+      if (this.#index.has(name) || nowMs - atMs > DEPARTED_MS) this.#departed.delete(name);
+    }
+    return this.#index;
+  }
+
+  recentlyKnown(name: string): boolean {
+    if (this.#departed.size === 0) return false;
+    const { [name]: route } = this.#routes;
+    if (name === AUTO) return true;
+    const targets = route !== undefined && Object.hasOwn(this.#routes, name) ? route.targets : [name];
+    const oldestMs = this.#dependencies.now() - DEPARTED_MS;
+    return targets.some((target) => {
+      const worker = target.slice(0, target.indexOf("/") + 1);
+      const atMs = this.#departed.get(target) ?? (worker === "" ? undefined : this.#departed.get(worker));
+      return atMs !== undefined && atMs >= oldestMs;
+    });
+  }
+}
+
+function routesOf(dependencies: RouterDependencies): Routes {
+  return dependencies.routing().models;
+}
+
+/** A stream whose maker is not there yet; costs nothing when it is. */
+function later<T>(ready: Plan | Promise<Plan>, make: (plan: Plan) => AsyncIterator<T>): AsyncIterator<T> {
+  if (!(ready instanceof Promise)) return make(ready);
+  let made: AsyncIterator<T> | undefined;
+  const done: IteratorResult<T> = { done: true, value: undefined };
+  return {
+    async next() {
+      made ??= make(await ready);
+      return made.next();
+    },
+    async return() {
+      ready.catch(() => {});
+      return made?.return?.() ?? done;
     },
   };
 }
@@ -135,218 +314,16 @@ function missingAnswer(worker: string): never {
 
 function listModels(index: WorkerIndex, routes: Routes): Model[] {
   const models: Model[] = [];
-  for (const [id, workers] of index.byModel) {
-    const names = workers.map(({ info }) => info.name);
-    models.push({ id, workers: names, createdAtS: 0, ownedBy: workers[0]!.info.provider });
+  for (const [id, workers] of index.models()) {
+    const names = workers.map(({ name }) => name);
+    models.push({ id, workers: names, createdAtS: 0, ownedBy: workers[0]!.provider });
     for (const name of names) models.push({ id: `${name}/${id}`, workers: [name], createdAtS: 0, ownedBy: name });
   }
-  for (const [id, targets] of Object.entries(routes)) {
+  for (const [id, { targets }] of Object.entries(routes)) {
     models.push({ id, workers: [...targets], createdAtS: 0, ownedBy: "cortex" });
   }
-  if (models.length > 0)
-    models.push({ id: AUTO, workers: [...index.workers.keys()], createdAtS: 0, ownedBy: "cortex" });
+  if (models.length > 0) {
+    models.push({ id: AUTO, workers: index.workers.map(({ name }) => name), createdAtS: 0, ownedBy: "cortex" });
+  }
   return models.sort((a, b) => (a.id < b.id ? -1 : 1));
-}
-
-/** The candidates of one request and how far it has come with them. */
-class Plan {
-  attempts = 0;
-  readonly #model: string;
-  readonly #stream: boolean;
-  readonly #call: Call;
-  readonly #dependencies: RouterDependencies;
-  /** Candidates still to be tried, each with the nodes of it that have not been lost. */
-  readonly #remaining: { candidate: Candidate; nodes: string[] }[];
-  readonly #failures: FailedAttempt[] = [];
-  #shortestWaitMs: number | undefined;
-
-  constructor(
-    model: string,
-    candidates: readonly Candidate[],
-    stream: boolean,
-    call: Call,
-    dependencies: RouterDependencies,
-  ) {
-    this.#model = model;
-    this.#stream = stream;
-    this.#call = call;
-    this.#dependencies = dependencies;
-    this.#remaining = candidates.map((candidate) => ({ candidate, nodes: [...candidate.nodes] }));
-  }
-
-  /** The next attempt; throws the final error when nothing is left to try. */
-  next(): Attempt {
-    const [entry] = this.#remaining;
-    if (entry === undefined || this.attempts >= this.#dependencies.attemptsMax) throw this.#exhausted();
-    this.attempts++;
-    return new Attempt(
-      {
-        candidate: entry.candidate,
-        node: this.#nodeFor(entry.nodes),
-        number: this.attempts,
-        requestedModel: this.#model,
-        stream: this.#stream,
-        call: this.#call,
-      },
-      this.#dependencies,
-    );
-  }
-
-  /** Ends an attempt that failed; throws when nobody else could do better. */
-  failed(attempt: Attempt, error: RpcError): void {
-    attempt.failed(error);
-    if (this.#call.signal.aborted) throw abortReason(this.#call.signal);
-    if (error.class === "request") throw error;
-    const { reason, message, field } = error;
-    this.#failures.push({
-      worker: attempt.candidate.worker,
-      reason,
-      message,
-      ...(field === undefined ? {} : { field }),
-    });
-    if (error.retryAfterMs !== undefined) {
-      this.#shortestWaitMs = Math.min(error.retryAfterMs, this.#shortestWaitMs ?? Number.POSITIVE_INFINITY);
-    }
-    const entry = this.#remaining[0]!;
-    entry.nodes = entry.nodes.filter((node) => node !== attempt.node);
-    const nodeLost = error.reason === "NODE_UNREACHABLE" || error.reason === "NODE_DRAINING";
-    if (!nodeLost || entry.nodes.length === 0) this.#remaining.shift();
-  }
-
-  /** This node's own if it has one, else the less busy of two random ones; draining nodes only if there is no other. */
-  #nodeFor(nodes: readonly string[]): string {
-    const { nodeId, clients, directory, random } = this.#dependencies;
-    if (nodes.includes(nodeId)) return nodeId;
-    const staying = nodes.filter((id) => directory.node(id)?.draining !== true);
-    const choice = staying.length > 0 ? staying : nodes;
-    const one = choice[Math.floor(random() * choice.length)]!;
-    const other = choice[Math.floor(random() * choice.length)]!;
-    return clients.callsInFlight(one) <= clients.callsInFlight(other) ? one : other;
-  }
-
-  #exhausted(): RpcError {
-    const { log } = this.#dependencies;
-    const reasons = this.#failures.map(({ worker, reason, message }) => `${worker}: ${reason} (${message})`);
-    const only = new Set(this.#failures.map(({ reason }) => reason));
-    const details = { attempts: this.#failures, retryAfterMs: this.#shortestWaitMs };
-    if (only.size === 1 && only.has("UNSUPPORTED_PARAMETER")) {
-      const [{ message, field }] = this.#failures as [FailedAttempt];
-      return new RpcError("UNSUPPORTED_PARAMETER", message, { ...details, field });
-    }
-    if (only.size === 1 && only.has("PROVIDER_MODEL_NOT_FOUND")) {
-      const message = `no provider has the model "${this.#model}": ${reasons.join("; ")}`;
-      return new RpcError("MODEL_NOT_FOUND", message, { ...details, field: "model" });
-    }
-    log.error(
-      {
-        model: this.#model,
-        attempts: this.#failures.map(({ worker, reason }) => ({ worker, reason })),
-        ...traceFields(this.#call.trace),
-      },
-      "no workers available",
-    );
-    return new RpcError("NO_WORKERS_AVAILABLE", `no workers available: ${reasons.join("; ")}`, details);
-  }
-}
-
-/**
- * A stream that hides the failures of workers until the first content: what comes before it is held back, and a worker that
- * fails is replaced unseen. After it, chunks are handed on as they come, and a failure is told.
- */
-class RoutedStream implements AsyncIterator<StreamResponse> {
-  readonly #plan: Plan;
-  readonly #open: (attempt: Attempt) => AsyncIterable<ProviderStreamResponse>;
-  #attempt: Attempt | undefined;
-  #iterator: AsyncIterator<ProviderStreamResponse> | undefined;
-  #committed = false;
-
-  constructor(plan: Plan, open: (attempt: Attempt) => AsyncIterable<ProviderStreamResponse>) {
-    this.#plan = plan;
-    this.#open = open;
-  }
-
-  next(): Promise<IteratorResult<StreamResponse>> {
-    if (!this.#committed) return this.#begin();
-    if (this.#iterator === undefined) return Promise.resolve({ done: true, value: undefined });
-    return this.#iterator.next().then(this.#onResult, this.#onFailure);
-  }
-
-  async return(): Promise<IteratorResult<StreamResponse>> {
-    const iterator = this.#iterator;
-    this.#iterator = undefined;
-    this.#committed = true;
-    this.#attempt?.failed(new RpcError("CANCELLED", "the caller went away"));
-    await iterator?.return?.();
-    return { done: true, value: undefined };
-  }
-
-  async #begin(): Promise<IteratorResult<StreamResponse>> {
-    for (;;) {
-      const attempt = this.#plan.next();
-      this.#attempt = attempt;
-      const held: Part[] = [];
-      try {
-        const iterator = this.#open(attempt)[Symbol.asyncIterator]();
-        this.#iterator = iterator;
-        for (;;) {
-          const result = await iterator.next();
-          if (result.done === true) throw new RpcError("PROVIDER_STREAM_CUT", "the stream ended without content");
-          const content = this.#account(result.value.parts);
-          for (const part of result.value.parts) held.push(part);
-          if (content || held.length > PARTS_BEFORE_CONTENT_MAX) break;
-        }
-        this.#committed = true;
-        attempt.firstToken();
-        return { done: false, value: { parts: held, attempts: this.#plan.attempts } };
-      } catch (thrown) {
-        this.#iterator = undefined;
-        this.#plan.failed(attempt, RpcError.from(thrown));
-      }
-    }
-  }
-
-  readonly #onResult = (result: IteratorResult<ProviderStreamResponse>): IteratorResult<StreamResponse> => {
-    if (result.done === true) {
-      this.#iterator = undefined;
-      this.#attempt?.served();
-      return { done: true, value: undefined };
-    }
-    this.#account(result.value.parts);
-    return { done: false, value: { parts: result.value.parts, attempts: 0 } };
-  };
-
-  readonly #onFailure = (thrown: unknown): never => {
-    this.#iterator = undefined;
-    const error = RpcError.from(thrown);
-    this.#attempt?.failed(error);
-    if (error.class === "request") throw error;
-    const worker = this.#attempt?.candidate.worker ?? "";
-    throw new RpcError("STREAM_INTERRUPTED", `worker ${worker} failed after the answer had begun: ${error.message}`, {
-      attempts: [{ worker, reason: error.reason, message: error.message }],
-      cause: error,
-    });
-  };
-
-  /** Notes the usage; says whether there is anything that a client would see as an answer. */
-  #account(parts: readonly Part[]): boolean {
-    let content = false;
-    for (const { part } of parts) {
-      switch (part?.$case) {
-        case "usage":
-          if (this.#attempt !== undefined) this.#attempt.usage = part.value;
-          break;
-        case "text":
-        case "reasoning":
-        case "refusal":
-          content ||= part.value.text !== "";
-          break;
-        case "toolCall":
-        case "finish":
-          content = true;
-          break;
-        default:
-      }
-    }
-    return content;
-  }
 }

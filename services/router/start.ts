@@ -13,25 +13,20 @@ export const router: ServiceEntry = {
 };
 
 async function start(host: Host): Promise<RunningService> {
-  const { clients, configuration, log, mesh, nodeId, tracer } = host;
+  const { clients, log, mesh, nodeId, tracer } = host;
   const { directory, events } = mesh;
-  host.serve(
-    RouterServiceDefinition,
-    createRouter({
-      nodeId,
-      clients,
-      directory,
-      events,
-      log,
-      tracer,
-      routes: Object.fromEntries(
-        Object.entries(configuration.routing.models).map(([name, { targets }]) => [name, targets]),
-      ),
-      attemptsMax: configuration.routing.attemptsMax,
-      now: () => performance.now(),
-      random: Math.random,
-    }),
-  );
+  const { service, stop } = createRouter({
+    nodeId,
+    clients,
+    directory,
+    events,
+    log,
+    tracer,
+    routing: () => host.configuration.routing,
+    now: () => performance.now(),
+    random: Math.random,
+  });
+  host.serve(RouterServiceDefinition, service);
   host.serve(RegistryServiceDefinition, createRegistry({ directory, nodeId }));
-  return {};
+  return { stop: async () => stop() };
 }
