@@ -95,7 +95,7 @@ const AUDIO_BYTES_PER_TOKEN = 1_000;
 /** No tokenizer makes fewer tokens of a text than this share of what is estimated. */
 const CERTAIN_SHARE = 0.5;
 
-/** What a request needs. */
+/** What a request needs. The parts that cost something are found out when somebody asks for them. */
 export interface Needs {
   readonly certain: readonly Need[];
   /** Most certain first. */
@@ -123,31 +123,59 @@ export interface Refusal {
 
 /** What `request` needs of the worker that is to serve it. */
 export function needsOf(request: CompletionRequest): Needs {
-  const contents = countContents(request);
-  const inputTokens = Math.ceil(
-    contents.textTokens +
-      contents.images * IMAGE_TOKENS +
-      contents.files * FILE_TOKENS +
-      contents.audioBytes / AUDIO_BYTES_PER_TOKEN,
-  );
-  const inputTokensMin = Math.floor(contents.textTokens * CERTAIN_SHARE + contents.images * IMAGE_TOKENS_MIN);
-  const certain: Need[] = [];
-  if (contents.images > 0) certain.push(certainly("vision", counted(contents.images, "picture")));
-  if (contents.recordings > 0) certain.push(certainly("audio", counted(contents.recordings, "recording")));
-  if (contents.files > 0) certain.push(certainly("files", counted(contents.files, "file")));
-  if (request.tools.length > 0 && request.toolChoice?.mode !== ToolMode.NONE) {
-    certain.push(certainly("tools", counted(request.tools.length, "tool")));
+  return new RequestNeeds(request);
+}
+
+class RequestNeeds implements Needs {
+  readonly certain: readonly Need[];
+  readonly #request: CompletionRequest;
+  readonly #media: Media;
+  #textTokens: number | undefined;
+  #guessed: readonly Need[] | undefined;
+
+  constructor(request: CompletionRequest) {
+    this.#request = request;
+    this.#media = mediaOf(request.messages);
+    this.certain = certainNeeds(request, this.#media);
   }
-  if (request.responseFormat?.kind === FormatKind.JSON_SCHEMA) {
+
+  get guessed(): readonly Need[] {
+    this.#guessed ??= guess(this.#request, this.inputTokens);
+    return this.#guessed;
+  }
+
+  get inputTokens(): number {
+    const { images, files, audioBytes } = this.#media;
+    const media = images * IMAGE_TOKENS + files * FILE_TOKENS + audioBytes / AUDIO_BYTES_PER_TOKEN;
+    return Math.ceil(this.#text() + media);
+  }
+
+  get inputTokensMin(): number {
+    return Math.floor(this.#text() * CERTAIN_SHARE + this.#media.images * IMAGE_TOKENS_MIN);
+  }
+
+  get outputTokensMax(): number | undefined {
+    return this.#request.maxOutputTokens;
+  }
+
+  #text(): number {
+    this.#textTokens ??= textTokensOf(this.#request);
+    return this.#textTokens;
+  }
+}
+
+function certainNeeds({ tools, toolChoice, responseFormat }: CompletionRequest, media: Media): readonly Need[] {
+  const certain: Need[] = [];
+  if (media.images > 0) certain.push(certainly("vision", counted(media.images, "picture")));
+  if (media.recordings > 0) certain.push(certainly("audio", counted(media.recordings, "recording")));
+  if (media.files > 0) certain.push(certainly("files", counted(media.files, "file")));
+  if (tools.length > 0 && toolChoice?.mode !== ToolMode.NONE) {
+    certain.push(certainly("tools", counted(tools.length, "tool")));
+  }
+  if (responseFormat?.kind === FormatKind.JSON_SCHEMA) {
     certain.push(certainly("json_schema", "the answer has to match a schema"));
   }
-  return {
-    certain,
-    guessed: guess(request, inputTokens),
-    inputTokens,
-    inputTokensMin,
-    outputTokensMax: request.maxOutputTokens,
-  };
+  return certain;
 }
 
 /**
@@ -174,16 +202,25 @@ export function refusal(needs: Needs, { capabilities, properties }: Capable): Re
   };
 }
 
-/** How badly a candidate fits: 0 is best, always below 20. */
+/**
+ * How badly a candidate fits: 0 is best, always below 20. Candidates that declare what is guessed come first, then those that
+ * declare nothing of the kind, then those that are meant for something else. What is certain weighs more: candidates that may
+ * lack it come after all that declare it.
+ */
 export function misfit(needs: Needs, { capabilities }: Pick<Capable, "capabilities">): number {
-  let steps = needs.certain.length > 0 && !isComplete(capabilities) ? 10 : 0;
-  if (needs.guessed.length === 0) return steps;
-  const otherwise = GUESSED.some((name) => capabilities.has(name)) ? 2 : 1;
+  const unknown = needs.certain.length > 0 && !isComplete(capabilities) ? MISFIT_UNKNOWN : 0;
+  // Nobody has to guess for a candidate that is meant for nothing in particular.
+  if (!GUESSED.some((name) => capabilities.has(name))) return unknown + MISFIT_NEUTRAL;
+  let fit = 0;
   for (const { capability, confidence } of needs.guessed) {
-    if (!capabilities.has(capability)) steps += confidence * otherwise;
+    fit += capabilities.has(capability) ? confidence : -confidence;
   }
-  return steps;
+  return unknown + MISFIT_NEUTRAL - fit;
 }
+
+const MISFIT_UNKNOWN = 10;
+/** There are never more guesses than this, so that it never becomes negative. */
+const MISFIT_NEUTRAL = GUESSED.length - 1;
 
 function isComplete(capabilities: ReadonlySet<string>): boolean {
   return CERTAIN.some((name) => capabilities.has(name));
@@ -197,55 +234,59 @@ function counted(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-interface Contents {
-  textTokens: number;
+/** What the messages have besides text. */
+interface Media {
   images: number;
   recordings: number;
   audioBytes: number;
   files: number;
 }
 
-function countContents({ messages, tools, responseFormat }: CompletionRequest): Contents {
-  const contents: Contents = { textTokens: 0, images: 0, recordings: 0, audioBytes: 0, files: 0 };
-  for (const { content } of messages) for (const { part } of content) countPart(part, contents);
-  for (const { name, description, parametersJsonSchema } of tools) {
-    contents.textTokens += (name.length + description.length + parametersJsonSchema.length) / 4;
-  }
-  contents.textTokens += (responseFormat?.jsonSchema.length ?? 0) / 4;
-  return contents;
+function mediaOf(messages: readonly Message[]): Media {
+  const media: Media = { images: 0, recordings: 0, audioBytes: 0, files: 0 };
+  for (const { content } of messages) countMedia(content, media);
+  return media;
 }
 
-function countPart(part: ContentPart["part"], contents: Contents): void {
-  switch (part?.$case) {
-    case "text":
-    case "refusal":
-      contents.textTokens += estimateTokens(part.value);
-      break;
-    case "reasoning":
-      contents.textTokens += estimateTokens(part.value.text);
-      break;
-    case "toolCall":
-      contents.textTokens += (part.value.name.length + part.value.argumentsJson.length) / 4;
-      break;
-    case "toolResult":
-      for (const inner of part.value.content) countPart(inner.part, contents);
-      break;
-    case "image":
-      contents.images++;
-      break;
-    case "audio":
-      contents.recordings++;
-      contents.audioBytes += part.value.data.length;
-      break;
-    case "file":
-      contents.files++;
-      break;
-    default:
+function countMedia(content: readonly ContentPart[], media: Media): void {
+  for (const { part } of content) {
+    if (part?.$case === "image") media.images++;
+    else if (part?.$case === "file") media.files++;
+    else if (part?.$case === "toolResult") countMedia(part.value.content, media);
+    else if (part?.$case === "audio") {
+      media.recordings++;
+      media.audioBytes += part.value.data.length;
+    }
   }
 }
+
+function textTokensOf({ messages, tools, responseFormat }: CompletionRequest): number {
+  let tokens = estimateTokens(responseFormat?.jsonSchema ?? "");
+  for (const { content } of messages) tokens += contentTokens(content);
+  for (const { name, description, parametersJsonSchema } of tools) {
+    tokens += estimateTokens(name) + estimateTokens(description) + estimateTokens(parametersJsonSchema);
+  }
+  return tokens;
+}
+
+function contentTokens(content: readonly ContentPart[]): number {
+  let tokens = 0;
+  for (const { part } of content) {
+    if (part?.$case === "text" || part?.$case === "refusal") tokens += estimateTokens(part.value);
+    else if (part?.$case === "reasoning") tokens += estimateTokens(part.value.text);
+    else if (part?.$case === "toolCall") tokens += estimateTokens(part.value.argumentsJson);
+    else if (part?.$case === "toolResult") tokens += contentTokens(part.value.content);
+  }
+  return tokens;
+}
+
+/** So many messages before the last of the user's say what it is about, and so much of each. */
+const CONTEXT_MESSAGES = 2;
+const CONTEXT_CHARACTERS = 600;
+const PROMPT_CHARACTERS = 4_000;
 
 function guess({ messages, reasoning }: CompletionRequest, inputTokens: number): Need[] {
-  const guessed: Need[] = classify(lastUserText(messages)).map(({ kind, confidence, why }) => ({
+  const guessed: Need[] = classify(...wordsOf(messages)).map(({ kind, confidence, why }) => ({
     capability: kind,
     certain: false,
     confidence,
@@ -267,7 +308,28 @@ function guess({ messages, reasoning }: CompletionRequest, inputTokens: number):
   return guessed.sort((a, b) => b.confidence - a.confidence);
 }
 
-function lastUserText(messages: readonly Message[]): string {
-  const message = messages.findLast(({ role }) => role === Role.USER);
-  return message?.content.map(({ part }) => (part?.$case === "text" ? part.value : "")).join("\n") ?? "";
+/** What the user says last, and a part of what was said before: the instructions, and the messages right before it. */
+function wordsOf(messages: readonly Message[]): [prompt: string, context: string[]] {
+  const last = messages.findLastIndex(({ role }) => role === Role.USER);
+  if (last < 0) return ["", []];
+  const context: string[] = [];
+  for (let index = 0; index < last; index++) {
+    const { role, content } = messages[index]!;
+    const near = index >= last - CONTEXT_MESSAGES && role !== Role.TOOL;
+    if (near || (index === 0 && role === Role.SYSTEM)) context.push(beginningOf(content, CONTEXT_CHARACTERS));
+  }
+  return [endsOf(messages[last]!.content), context];
+}
+
+/** The text of a message, its middle left out when it is long. */
+function endsOf(content: readonly ContentPart[]): string {
+  const texts = content.flatMap(({ part }) => (part?.$case === "text" ? [part.value] : []));
+  const text = texts.length === 1 ? texts[0]! : texts.join("\n");
+  if (text.length <= PROMPT_CHARACTERS) return text;
+  return `${text.slice(0, PROMPT_CHARACTERS / 2)}\n${text.slice(-PROMPT_CHARACTERS / 2)}`;
+}
+
+function beginningOf(content: readonly ContentPart[], characters: number): string {
+  for (const { part } of content) if (part?.$case === "text") return part.value.slice(0, characters);
+  return "";
 }
