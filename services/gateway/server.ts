@@ -7,6 +7,7 @@ import { randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { type CheckResponse, Status } from "../../libs/gen/cortex/health/v1/health.ts";
 import type { CompletionRequest, Part, Served, Warning } from "../../libs/gen/cortex/llm/v1/llm.ts";
+import type { RegistryServiceDefinition } from "../../libs/gen/cortex/registry/v1/registry.ts";
 import type { RouterServiceDefinition, StreamResponse } from "../../libs/gen/cortex/router/v1/router.ts";
 import { CATALOGUE, type Call, type OwnedCall, RpcError, type Service, startCall } from "../../libs/rpc/index.ts";
 import {
@@ -18,6 +19,19 @@ import {
   type Tracer,
   traceFields,
 } from "../../libs/telemetry/index.ts";
+import {
+  type AdminAction,
+  addWorker,
+  changeWorker,
+  drainWorker,
+  getDistribution,
+  getWorker,
+  listWorkers,
+  refuseForeignPages,
+  removeWorker,
+  replaceWorker,
+  undrainWorker,
+} from "./admin.ts";
 import { errorBody, errorHeaders, HTTP_FACES } from "./errors.ts";
 import { readChatRequest, readEmbeddingsRequest, readShortChatRequest } from "./openai-request.ts";
 import {
@@ -34,6 +48,10 @@ import {
 export interface GatewayDependencies {
   /** Asked at each request, as the router may live elsewhere and move. */
   router(): Service<typeof RouterServiceDefinition>;
+  /** Where the workers are administered; it lives with the router. */
+  registry(): Service<typeof RegistryServiceDefinition>;
+  /** Client keys are configured. */
+  keysRequired(): boolean;
   /** How the mesh is, from memory. */
   health(): CheckResponse;
   /** Whom the `Authorization` header proves; throws UNAUTHENTICATED. */
@@ -59,10 +77,12 @@ interface Exchange {
 type Handler = (exchange: Exchange, dependencies: GatewayDependencies) => Promise<void>;
 
 interface Route {
-  readonly method: "GET" | "POST";
+  readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
   readonly path: string;
   /** The path is a prefix: what follows it is the handler's. */
   readonly prefix?: boolean;
+  /** With a prefix: after it come a name without a slash, and this. */
+  readonly suffix?: string;
   /** Needs no client key: probes and people have none. */
   readonly open?: boolean;
   readonly handle: Handler;
@@ -74,6 +94,15 @@ const ROUTES: readonly Route[] = [
   { method: "GET", path: "/v1/models", handle: models },
   { method: "GET", path: "/v1/models/", prefix: true, handle: model },
   { method: "POST", path: "/api/chat", handle: shortChat },
+  { method: "GET", path: "/admin/workers", handle: administer(listWorkers) },
+  { method: "POST", path: "/admin/workers", handle: administer(addWorker) },
+  { method: "GET", path: "/admin/workers/", prefix: true, suffix: "", handle: administer(getWorker) },
+  { method: "PUT", path: "/admin/workers/", prefix: true, suffix: "", handle: administer(replaceWorker) },
+  { method: "PATCH", path: "/admin/workers/", prefix: true, suffix: "", handle: administer(changeWorker) },
+  { method: "DELETE", path: "/admin/workers/", prefix: true, suffix: "", handle: administer(removeWorker) },
+  { method: "POST", path: "/admin/workers/", prefix: true, suffix: "/drain", handle: administer(drainWorker) },
+  { method: "POST", path: "/admin/workers/", prefix: true, suffix: "/undrain", handle: administer(undrainWorker) },
+  { method: "GET", path: "/admin/distribution", handle: administer(getDistribution) },
   { method: "GET", path: "/api/health", open: true, handle: health },
   { method: "GET", path: "/", open: true, handle: welcome },
 ];
@@ -101,7 +130,7 @@ async function exchange(request: IncomingMessage, response: ServerResponse, depe
   const path = pathOf(request);
   const method = request.method ?? "GET";
   const route = ROUTES.find((known) => matches(known, path) && known.method === method);
-  const routePath = route === undefined ? "(unknown)" : route.path;
+  const routePath = route === undefined ? "(unknown)" : patternOf(route);
   const parent = parseTraceparent(header(request, "traceparent"), header(request, "tracestate"));
   const span = tracer.startSpan(SPAN.http(method, routePath), parent, "server", {
     [ATTRIBUTE.httpMethod]: method,
@@ -156,8 +185,17 @@ async function exchange(request: IncomingMessage, response: ServerResponse, depe
   }
 }
 
-function matches(route: Route, path: string): boolean {
-  return route.prefix === true ? path.startsWith(route.path) && path.length > route.path.length : path === route.path;
+function matches({ path: known, prefix, suffix }: Route, path: string): boolean {
+  if (prefix !== true) return path === known;
+  if (!path.startsWith(known) || path.length === known.length) return false;
+  if (suffix === undefined) return true;
+  const slash = path.indexOf("/", known.length);
+  return slash < 0 ? suffix === "" : slash > known.length && path.slice(slash) === suffix;
+}
+
+/** `/admin/workers/{name}/drain` */
+function patternOf({ path, suffix }: Route): string {
+  return suffix === undefined ? path : `${path}{name}${suffix}`;
 }
 
 function pathOf(request: IncomingMessage): string {
@@ -349,6 +387,30 @@ function decode(text: string): string {
   } catch {
     return text;
   }
+}
+
+/** Actions whose request has a body. */
+const WITH_BODY: ReadonlySet<AdminAction> = new Set([addWorker, replaceWorker, changeWorker]);
+
+function administer(action: AdminAction): Handler {
+  return async ({ request, response, call, path }, dependencies) => {
+    const { origin, host } = request.headers;
+    const { localAddress } = request.socket;
+    refuseForeignPages({ origin, host, localAddress, keysRequired: dependencies.keysRequired() });
+    if (!call.admin) {
+      throw new RpcError(
+        "PERMISSION_DENIED",
+        "only an administrator's key opens /admin: clients[].admin in cortex.yaml",
+      );
+    }
+    const body = WITH_BODY.has(action) ? await readJson(request, dependencies.bodyBytesMax) : undefined;
+    const worker = decode(path.split("/")[3] ?? "");
+    const query = new URLSearchParams((request.url ?? "").slice(path.length));
+    const answer = await action({ worker, query, body }, dependencies.registry(), call);
+    const headers = { ...answer.headers, "cache-control": "no-store" };
+    if (answer.body !== undefined) answerJson(response, answer.status, JSON.stringify(answer.body), headers);
+    else response.writeHead(answer.status, headers).end();
+  };
 }
 
 const STATUS_NAMES: Record<Status, string> = {

@@ -1,5 +1,6 @@
 /** The gateway: REST and server-sent events in, the router out. */
 import type { AddressInfo } from "node:net";
+import { RegistryServiceDefinition } from "../../libs/gen/cortex/registry/v1/registry.ts";
 import { RouterServiceDefinition } from "../../libs/gen/cortex/router/v1/router.ts";
 import { type Host, portError, type RunningService, type ServiceEntry } from "../../libs/host/index.ts";
 import { createGatewayServer } from "./server.ts";
@@ -11,6 +12,8 @@ async function start(host: Host): Promise<RunningService> {
   const { configuration } = host;
   const server = createGatewayServer({
     router: () => host.clients.service(RouterServiceDefinition),
+    registry: () => host.clients.service(RegistryServiceDefinition),
+    keysRequired: () => host.configuration.clients.length > 0,
     health: () => host.health(),
     authenticate: host.authenticate,
     tracer: host.tracer,

@@ -64,7 +64,7 @@ function checkBaseUrl(baseUrl: string): void {
   demand(web && /^https?:\/\//.test(baseUrl), "base_url", "has to be an address that begins with http:// or https://");
   // It is shown to everybody who may list workers.
   const secret = url!.username !== "" || url!.password !== "";
-  demand(!secret, "base_url", "must not have a user or password: keys come from the environment, see keys_variable");
+  demand(!secret, "base_url", "must not have a user or password: keys come from the environment");
 }
 
 function checkTimeouts(timeouts: WorkerSpecification["timeouts"]): void {
