@@ -70,4 +70,6 @@ export const EVENT = {
   workerLoad: "cortex.worker.load",
   nodeChanged: "cortex.node.changed",
   keyChanged: "cortex.key.changed",
+  configurationChanged: "cortex.configuration.changed",
+  serviceChanged: "cortex.service.changed",
 } as const;

@@ -122,7 +122,7 @@ export interface WorkerLoads_Load {
   readonly activeRequests: number;
 }
 
-/** cortex.worker.changed: a worker was started, stopped, or is better or worse than before. */
+/** cortex.worker.changed: a worker was started, stopped, given other settings, or is better or worse than before. */
 export interface WorkerChanged {
   readonly change: WorkerChanged_Change;
   readonly node: string;
@@ -130,7 +130,15 @@ export interface WorkerChanged {
 }
 
 /** What happened to the worker. */
-export const WorkerChanged_Change = { UNSPECIFIED: 0, STARTED: 1, STOPPED: 2, HEALTH: 3, BREAKER: 4 } as const;
+export const WorkerChanged_Change = {
+  UNSPECIFIED: 0,
+  STARTED: 1,
+  STOPPED: 2,
+  HEALTH: 3,
+  BREAKER: 4,
+  /** REPLACED - It runs with other settings. */
+  REPLACED: 5,
+} as const;
 
 export type WorkerChanged_Change = typeof WorkerChanged_Change[keyof typeof WorkerChanged_Change];
 
@@ -140,6 +148,7 @@ export namespace WorkerChanged_Change {
   export type STOPPED = typeof WorkerChanged_Change.STOPPED;
   export type HEALTH = typeof WorkerChanged_Change.HEALTH;
   export type BREAKER = typeof WorkerChanged_Change.BREAKER;
+  export type REPLACED = typeof WorkerChanged_Change.REPLACED;
 }
 
 /** cortex.node.changed: a node has joined, drains, or has left. */
@@ -193,6 +202,41 @@ export namespace KeyChanged_Change {
   export type RESTED = typeof KeyChanged_Change.RESTED;
   export type OUT = typeof KeyChanged_Change.OUT;
   export type BACK = typeof KeyChanged_Change.BACK;
+}
+
+/** cortex.configuration.changed: the configuration file of a node has changed. */
+export interface ConfigurationChanged {
+  readonly node: string;
+  /** It is in force; otherwise it has mistakes, and the one before it stays in force. */
+  readonly accepted: boolean;
+  /** How many mistakes it has. */
+  readonly problems: number;
+}
+
+/** cortex.service.changed: a service of a node has crashed, or runs again. */
+export interface ServiceChanged {
+  readonly change: ServiceChanged_Change;
+  readonly node: string;
+  /** "router", "adapter-openai", … */
+  readonly service: string;
+  /** The reason of the error catalogue when it has crashed; empty when it runs again. */
+  readonly reason: string;
+}
+
+/** What happened to the service. */
+export const ServiceChanged_Change = {
+  UNSPECIFIED: 0,
+  /** CRASHED - It is being restarted, alone. */
+  CRASHED: 1,
+  RESTARTED: 2,
+} as const;
+
+export type ServiceChanged_Change = typeof ServiceChanged_Change[keyof typeof ServiceChanged_Change];
+
+export namespace ServiceChanged_Change {
+  export type UNSPECIFIED = typeof ServiceChanged_Change.UNSPECIFIED;
+  export type CRASHED = typeof ServiceChanged_Change.CRASHED;
+  export type RESTARTED = typeof ServiceChanged_Change.RESTARTED;
 }
 
 function createBaseAttemptFinished(): AttemptFinished {
@@ -916,6 +960,176 @@ export const KeyChanged: MessageFns<KeyChanged> = {
     message.fingerprint = object.fingerprint ?? "";
     message.reason = object.reason ?? "";
     message.restingUntilMs = object.restingUntilMs ?? 0;
+    return message;
+  },
+};
+
+function createBaseConfigurationChanged(): ConfigurationChanged {
+  return { node: "", accepted: false, problems: 0 };
+}
+
+export const ConfigurationChanged: MessageFns<ConfigurationChanged> = {
+  encode(message: ConfigurationChanged, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.node !== "") {
+      writer.uint32(10).string(message.node);
+    }
+    if (message.accepted !== false) {
+      writer.uint32(16).bool(message.accepted);
+    }
+    if (message.problems !== 0) {
+      writer.uint32(24).uint32(message.problems);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ConfigurationChanged {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseConfigurationChanged() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.accepted = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.problems = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ConfigurationChanged>): ConfigurationChanged {
+    return ConfigurationChanged.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ConfigurationChanged>): ConfigurationChanged {
+    const message = createBaseConfigurationChanged() as any;
+    message.node = object.node ?? "";
+    message.accepted = object.accepted ?? false;
+    message.problems = object.problems ?? 0;
+    return message;
+  },
+};
+
+function createBaseServiceChanged(): ServiceChanged {
+  return { change: 0, node: "", service: "", reason: "" };
+}
+
+export const ServiceChanged: MessageFns<ServiceChanged> = {
+  encode(message: ServiceChanged, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.change !== 0) {
+      writer.uint32(8).int32(message.change);
+    }
+    if (message.node !== "") {
+      writer.uint32(18).string(message.node);
+    }
+    if (message.service !== "") {
+      writer.uint32(26).string(message.service);
+    }
+    if (message.reason !== "") {
+      writer.uint32(34).string(message.reason);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ServiceChanged {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseServiceChanged() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.change = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.service = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ServiceChanged>): ServiceChanged {
+    return ServiceChanged.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ServiceChanged>): ServiceChanged {
+    const message = createBaseServiceChanged() as any;
+    message.change = object.change ?? 0;
+    message.node = object.node ?? "";
+    message.service = object.service ?? "";
+    message.reason = object.reason ?? "";
     return message;
   },
 };
