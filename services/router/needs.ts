@@ -203,24 +203,37 @@ export function refusal(needs: Needs, { capabilities, properties }: Capable): Re
 }
 
 /**
- * How badly a candidate fits: 0 is best, always below 20. Candidates that declare what is guessed come first, then those that
- * declare nothing of the kind, then those that are meant for something else. What is certain weighs more: candidates that may
+ * How badly a candidate fits: 0 is best, always below 20. For each guess, a candidate that declares it comes first, then one
+ * that declares nothing of the kind, then one that is meant for other work. What is certain weighs more: candidates that may
  * lack it come after all that declare it.
  */
 export function misfit(needs: Needs, { capabilities }: Pick<Capable, "capabilities">): number {
   const unknown = needs.certain.length > 0 && !isComplete(capabilities) ? MISFIT_UNKNOWN : 0;
-  // Nobody has to guess for a candidate that is meant for nothing in particular.
-  if (!GUESSED.some((name) => capabilities.has(name))) return unknown + MISFIT_NEUTRAL;
-  let fit = 0;
-  for (const { capability, confidence } of needs.guessed) {
-    fit += capabilities.has(capability) ? confidence : -confidence;
-  }
-  return unknown + MISFIT_NEUTRAL - fit;
+  const { guessed } = needs;
+  if (guessed.length === 0) return unknown;
+  const lacking = GUESSED.some((name) => capabilities.has(name)) ? MISFIT_OTHER_WORK : MISFIT_NO_WORK;
+  let worse = 0;
+  for (const { capability, confidence } of guessed) if (!capabilities.has(capability)) worse += confidence * lacking;
+  return unknown + worse;
 }
 
 const MISFIT_UNKNOWN = 10;
-/** There are never more guesses than this, so that it never becomes negative. */
-const MISFIT_NEUTRAL = GUESSED.length - 1;
+const MISFIT_OTHER_WORK = 2;
+const MISFIT_NO_WORK = 1;
+
+/** What of a candidate's capabilities bears on where it stands, in words; empty when nothing does. */
+export function whyFit(needs: Needs, { capabilities }: Pick<Capable, "capabilities">): string[] {
+  const why: string[] = [];
+  if (needs.certain.length > 0 && !isComplete(capabilities)) {
+    why.push(`does not say whether it has ${needs.certain.map(({ capability }) => capability).join(", ")}`);
+  }
+  if (needs.guessed.length === 0) return why;
+  const meant = GUESSED.filter((name) => capabilities.has(name));
+  const fitting = needs.guessed.filter(({ capability }) => capabilities.has(capability));
+  if (fitting.length > 0) why.push(`meant for ${fitting.map(({ capability }) => capability).join(", ")}`);
+  else if (meant.length > 0) why.push(`meant for other work: ${meant.join(", ")}`);
+  return why;
+}
 
 function isComplete(capabilities: ReadonlySet<string>): boolean {
   return CERTAIN.some((name) => capabilities.has(name));

@@ -16,7 +16,7 @@ import { traceFields } from "../../libs/telemetry/index.ts";
 import { Attempt } from "./attempt.ts";
 import { type Candidate, RANK_DOWN, type Resolution, rankOf } from "./candidates.ts";
 import type { RouterState } from "./dependencies.ts";
-import { misfit, type Refusal, refusal } from "./needs.ts";
+import { misfit, type Refusal, refusal, whyFit } from "./needs.ts";
 import type { PlanTraits } from "./traits.ts";
 
 /** What is asked, as far as choosing goes. */
@@ -185,8 +185,7 @@ export class Plan {
       if (rankOf(candidate.info) >= RANK_DOWN) why.push("it is down");
       else if (candidate.info.simulated) why.push("it is a simulation");
       if (admission.full(candidate)) why.push("it is at its limit");
-      const fit = this.#misfit(candidate);
-      if (fit > 0) why.push(`fits the guess less well (${fit})`);
+      if (traits.needs !== undefined) why.push(...whyFit(traits.needs, candidate));
       why.push(chooser.why(this.strategy, candidate, traits));
       explained.push({ candidate, refused: "", why });
     }
