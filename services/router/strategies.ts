@@ -38,10 +38,11 @@ export interface ChooserOptions {
   now(): number;
 }
 
-/** A candidate without measurements that has been tried. */
+/** A candidate that has been tried to see what it is like. */
 interface Trial {
   count: number;
-  atMs: number;
+  readonly sinceMs: number;
+  lastMs: number;
 }
 
 /** Chooses among candidates. What turns and trials it remembers is its own: each router has one chooser for all its requests. */
@@ -278,9 +279,11 @@ export class Chooser {
       const candidate = this.#pool[index]!;
       let firstTokenMs = scores[index]!;
       if (!(firstTokenMs > 0)) {
-        const trials = this.#trials.get(candidate)?.count ?? 0;
-        if (trials < TRIALS) firstTokenMs = best;
-        else firstTokenMs = Number.isNaN(firstTokenMs) ? worst : -firstTokenMs;
+        const trial = this.#trials.get(candidate);
+        if (trial === undefined || trial.count < TRIALS) firstTokenMs = best;
+        else if (!Number.isNaN(firstTokenMs)) firstTokenMs = -firstTokenMs;
+        // It has kept everybody waiting until now.
+        else firstTokenMs = Math.max(worst, nowMs - trial.sinceMs);
       }
       // Its load can only make it worse, and is not worth a look then.
       if (firstTokenMs <= lowest) {
@@ -299,10 +302,10 @@ export class Chooser {
 
   #tryOut(candidate: Candidate, nowMs: number): void {
     const trial = this.#trials.get(candidate);
-    if (trial === undefined) this.#trials.set(candidate, { count: 1, atMs: nowMs });
+    if (trial === undefined) this.#trials.set(candidate, { count: 1, sinceMs: nowMs, lastMs: nowMs });
     else {
       trial.count += 1;
-      trial.atMs = nowMs;
+      trial.lastMs = nowMs;
     }
   }
 
@@ -314,7 +317,7 @@ export class Chooser {
       const candidate = this.#pool[index]!;
       const measuredAtMs = this.#latencies.measurement(candidate.worker, candidate.model)?.atMs;
       if (measuredAtMs !== undefined && measuredAtMs >= earliestMs) continue;
-      const triedAtMs = this.#trials.get(candidate)?.atMs;
+      const triedAtMs = this.#trials.get(candidate)?.lastMs;
       // Newcomers that nobody has tried yet are as good as the best anyway.
       if (measuredAtMs === undefined && triedAtMs === undefined) continue;
       const atMs = Math.max(measuredAtMs ?? Number.NEGATIVE_INFINITY, triedAtMs ?? Number.NEGATIVE_INFINITY);
