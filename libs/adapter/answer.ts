@@ -337,6 +337,7 @@ export class StreamAnswer extends Answer {
     const first = parts[from]?.part;
     const said = first?.$case === "served" ? first.value : undefined;
     this.#served = completeServed(said, this.attempt, this.dialect);
+    this.#stream.key = this.attempt.key;
     const begin: Part[] = [{ part: { $case: "served", value: this.#served } }];
     for (const value of this.#warnings) begin.push({ part: { $case: "warning", value } });
     parts.splice(from, said === undefined ? 0 : 1, ...begin);

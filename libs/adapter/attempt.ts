@@ -22,7 +22,7 @@ import {
 import type { Breaker, Ticket } from "./breaker.ts";
 import type { ConnectionPool, Exchange, Receiver } from "./connection-pool.ts";
 import type { AttemptContext, Dialect, ProviderRequest, Timeouts } from "./dialect.ts";
-import { causeFields, describe, failure, redact, withWait } from "./failures.ts";
+import { causeFields, describe, failure, redact, withDetails } from "./failures.ts";
 import { isAboutKey, type Key, type Keys, type Lease, moreHopeful } from "./keys.ts";
 import type { PartSource } from "./part-stream.ts";
 import { type RateLimits, readRateLimits } from "./rate-limits.ts";
@@ -58,6 +58,8 @@ export interface AttemptOptions {
   readonly stream: boolean;
   /** A client's request: it counts for the limits and the breaker. Others only look after the worker. */
   readonly counted: boolean;
+  /** An open breaker lets it through. */
+  readonly lastResort?: boolean | undefined;
   /** A refused key, to see whether it is taken again; the one that is used least when absent. */
   readonly trial?: Key | undefined;
   /** The worker's own when absent. */
@@ -95,6 +97,7 @@ export class Attempt implements PartSource {
   #span: Span | undefined;
   #trace: TraceContext = NO_TRACE;
   #lease: Lease | undefined;
+  #key = "";
   #limits: RateLimits | undefined;
   #exchangeAtMs = 0;
   #status: number | undefined;
@@ -108,20 +111,25 @@ export class Attempt implements PartSource {
    * given up; then nothing is left to end.
    */
   constructor(host: AttemptHost, options: AttemptOptions) {
-    const { call, counted, trial } = options;
+    const { call, counted, trial, lastResort } = options;
     this.options = options;
     this.#host = host;
     if (call.signal.aborted) throw abortReason(call.signal);
     host.check(counted);
     const refusal = trial === undefined ? host.keys.refusal() : undefined;
     if (refusal !== undefined) throw refusal;
-    this.#ticket = counted ? host.breaker.admit() : undefined;
+    this.#ticket = counted ? host.breaker.admit(lastResort) : undefined;
     host.begun(this);
   }
 
   /** Only between `send` and `end`. */
   get exchange(): Exchange {
     return this.#exchange!;
+  }
+
+  /** The fingerprint of the key that the request was sent with last; empty for none. */
+  get key(): string {
+    return this.#key;
   }
 
   /** Sends the request; from now on the call's end ends the exchange. To be called at once after it was made. */
@@ -149,8 +157,9 @@ export class Attempt implements PartSource {
     const lease = this.#lease;
     if (this.#ended || lease === undefined || trial !== undefined || !isAboutKey(error)) return false;
     this.#triedKeys.push(lease.key);
-    this.#keyError = this.#keyError === undefined ? error : moreHopeful(this.#keyError, error);
-    this.#endExchange(redact(error, this.#host.secrets));
+    const clean = this.#clean(error);
+    this.#keyError = this.#keyError === undefined ? clean : moreHopeful(this.#keyError, clean);
+    this.#endExchange(clean);
     const next = this.#host.keys.take(counted ? "request" : "look", this.#tokens(), this.#triedKeys);
     if (next === undefined) return false;
     try {
@@ -166,6 +175,7 @@ export class Attempt implements PartSource {
     const { options } = this;
     const { tracer, pool } = this.#host;
     this.#lease = lease;
+    this.#key = lease?.key.fingerprint ?? "";
     this.#limits = undefined;
     this.#status = undefined;
     this.#exchangeAtMs = performance.now();
@@ -235,14 +245,14 @@ export class Attempt implements PartSource {
     this.#span.set({ [ATTRIBUTE.timeToFirstChunk]: (performance.now() - this.#exchangeAtMs) / 1000 });
   }
 
-  /** Ends it, well if there is no error. Returns the error as it may leave the worker: without keys. */
+  /** Ends it, well if there is no error. Returns the error as it may leave the worker. */
   end(thrown?: RpcError, summary?: AnswerSummary): RpcError | undefined {
     if (this.#ended) return thrown;
     this.#ended = true;
     const { call, counted } = this.options;
     call.signal.removeEventListener("abort", this.#onAbort);
     if (this.#span?.recording && summary !== undefined) this.#describeAnswer(this.#span, summary);
-    const clean = thrown === undefined ? undefined : redact(thrown, this.#host.secrets);
+    const clean = thrown === undefined ? undefined : this.#clean(thrown);
     this.#endExchange(clean);
     const error = clean === undefined ? undefined : this.#final(clean);
     const failed = error !== undefined && CATALOGUE[error.reason].breaker;
@@ -252,6 +262,12 @@ export class Attempt implements PartSource {
     if (error !== undefined && counted) this.#log(error, failed);
     this.#host.ended(this, error);
     return error;
+  }
+
+  /** The error as it may leave the worker: without keys, and saying by its fingerprint which one it came with. */
+  #clean(error: RpcError): RpcError {
+    const clean = redact(error, this.#host.secrets);
+    return this.#key === "" ? clean : withDetails(clean, { key: this.#key });
   }
 
   /** One exchange is over; its key and its span end with it. */
@@ -267,10 +283,9 @@ export class Attempt implements PartSource {
   /** The error of the whole attempt: of several keys' errors the most hopeful, with the wait until a key is back. */
   #final(error: RpcError): RpcError {
     if (!isAboutKey(error) || this.#host.keys.count === 0 || this.options.trial !== undefined) return error;
-    const hopeful =
-      this.#keyError === undefined ? error : redact(moreHopeful(this.#keyError, error), this.#host.secrets);
-    const waitMs = this.#host.keys.waitMs();
-    return waitMs === undefined ? hopeful : withWait(hopeful, waitMs);
+    const hopeful = this.#keyError === undefined ? error : moreHopeful(this.#keyError, error);
+    const retryAfterMs = this.#host.keys.waitMs();
+    return retryAfterMs === undefined ? hopeful : withDetails(hopeful, { retryAfterMs });
   }
 
   #log(error: RpcError, failed: boolean): void {

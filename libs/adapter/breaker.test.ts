@@ -245,6 +245,78 @@ describe("the breaker", () => {
     breaker.shutdown();
   });
 
+  it("lets a last resort through while it is open, and closes when that succeeds", async () => {
+    const { breaker, changes } = createBreaker();
+    fail(breaker, 5);
+    const attempts = [breaker.admit(true), breaker.admit(true)];
+    expect(refusal(breaker)).toMatchObject({ reason: "BREAKER_OPEN" });
+    breaker.settle(attempts[0]!, "neutral");
+    expect(breaker.state).toBe(OPEN);
+    breaker.settle(attempts[1]!, "success");
+    expect(breaker.state).toBe(CLOSED);
+    expect(breaker.statistics()).toMatchObject({ failuresInRow: 0, concurrentRequestsMax: 2 });
+    await vi.advanceTimersByTimeAsync(30_000);
+    expect(changes).toEqual([OPEN, CLOSED]);
+    breaker.shutdown();
+  });
+
+  it("closes at a last resort's first content too", () => {
+    const { breaker } = createBreaker();
+    fail(breaker, 5);
+    const ticket = breaker.admit(true);
+    breaker.contentBegan(ticket);
+    expect(breaker.state).toBe(CLOSED);
+    breaker.settle(ticket, "failure");
+    expect(breaker.state).toBe(OPEN);
+    breaker.shutdown();
+  });
+
+  it("rests anew when a last resort fails, which is no change that anybody has to hear of", async () => {
+    const { breaker, changes } = createBreaker();
+    fail(breaker, 5);
+    await vi.advanceTimersByTimeAsync(20_000);
+    breaker.settle(breaker.admit(true), "failure");
+    expect(refusal(breaker)).toMatchObject({ reason: "BREAKER_OPEN", retryAfterMs: 30_000 });
+    expect(refusal(breaker)?.message).toBe('worker "w" rests after 6 failures in a row');
+    await vi.advanceTimersByTimeAsync(29_999);
+    expect(breaker.state).toBe(OPEN);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(breaker.state).toBe(HALF_OPEN);
+    expect(changes).toEqual([OPEN, HALF_OPEN]);
+    expect(breaker.statistics()).toMatchObject({ opened: 1, failures: 6 });
+    breaker.shutdown();
+  });
+
+  it("lets a last resort through beside the trial, and either decides", async () => {
+    for (const outcome of ["success", "failure"] as const) {
+      const { breaker, changes } = createBreaker();
+      const trial = await openedAndHalfOpen(breaker);
+      const beside = breaker.admit(true);
+      breaker.settle(beside, outcome);
+      await vi.advanceTimersByTimeAsync(0);
+      expect(breaker.state).toBe(outcome === "success" ? CLOSED : OPEN);
+      breaker.settle(trial, "neutral");
+      expect(changes).toEqual([OPEN, HALF_OPEN, outcome === "success" ? CLOSED : OPEN]);
+      breaker.shutdown();
+    }
+  });
+
+  it("takes a last resort for the trial when there is none, and refuses it while the provider recovers neither", async () => {
+    const { breaker } = createBreaker();
+    fail(breaker, 5);
+    await vi.advanceTimersByTimeAsync(30_000);
+    const trial = breaker.admit(true);
+    expect(refusal(breaker)?.message).toBe('worker "w" is being tried after a rest');
+    breaker.settle(trial, "success");
+    await vi.advanceTimersByTimeAsync(0);
+    const running = [breaker.admit(), breaker.admit()];
+    expect(refusal(breaker)).toMatchObject({ reason: "BREAKER_OPEN" });
+    running.push(breaker.admit(true));
+    for (const ticket of running) breaker.settle(ticket, "success");
+    expect(breaker.state).toBe(CLOSED);
+    breaker.shutdown();
+  });
+
   it("works the tenth time as it did the first", async () => {
     const { breaker } = createBreaker();
     for (let round = 0; round < 10; round += 1) {

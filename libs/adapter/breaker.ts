@@ -14,6 +14,9 @@
  * A provider that has just come back is not met by everything at once: after the trial the closed breaker admits two
  * requests at a time, one more with each that goes well, and everything after RAMP_SUCCESSES of them or the time that it
  * had rested. A failure before that opens it again.
+ *
+ * What no other worker can serve is a last resort: it is refused in no state, and its outcome counts as any other's. In an open
+ * breaker it is one more trial: it closes the breaker, or begins the rest anew.
  */
 import CircuitBreaker from "opossum";
 import { BreakerState, type BreakerStatistics } from "../gen/cortex/provider/v1/provider.ts";
@@ -49,11 +52,13 @@ export class Breaker {
   #opened = 0;
   #openedAtMs = 0;
   #trial: Ticket | undefined;
-  /** Attempts that were admitted since it opened last. */
+  /** Attempts that run and were admitted since it opened last. */
   #running = 0;
   /** So many may run at once. */
   #concurrentMax = UNBOUNDED;
   #rampEndsAtMs = 0;
+  /** Its rest begins anew, which is no change of its state. */
+  #restsAnew = false;
 
   /** Opens after `failures` in a row; `resetMs` later it lets one request at a time try. `onChange` is called after each change. */
   constructor(options: {
@@ -82,8 +87,9 @@ export class Breaker {
       },
     );
     this.#opossum.on("open", () => {
-      this.#opened += 1;
       this.#openedAtMs = this.#clock();
+      if (this.#restsAnew) return;
+      this.#opened += 1;
       this.#trial = undefined;
       this.#running = 0;
       this.#concurrentMax = 1;
@@ -91,6 +97,7 @@ export class Breaker {
     });
     this.#opossum.on("halfOpen", () => options.onChange(BreakerState.HALF_OPEN));
     this.#opossum.on("close", () => {
+      if (this.#restsAnew) return;
       this.#trial = undefined;
       options.onChange(BreakerState.CLOSED);
     });
@@ -112,23 +119,27 @@ export class Breaker {
     };
   }
 
-  /** Throws BREAKER_OPEN, saying how long to wait. */
-  admit(): Ticket {
+  /** Throws BREAKER_OPEN, saying how long to wait; never for a last resort. */
+  admit(lastResort = false): Ticket {
+    if (this.#opossum.halfOpen && this.#trial === undefined) {
+      this.#trial = this.#begin();
+      return this.#trial;
+    }
+    if (!lastResort) this.#check();
+    return this.#begin();
+  }
+
+  #check(): void {
     if (this.#opossum.opened) {
       const waitMs = Math.max(this.#openedAtMs + this.#resetMs - this.#clock(), 0);
       const failures = this.#failuresInRow === 1 ? "a failure" : `${this.#failuresInRow} failures in a row`;
       throw this.#refusal(`rests after ${failures}`, waitMs);
     }
-    if (this.#opossum.halfOpen) {
-      if (this.#trial !== undefined) throw this.#refusal("is being tried after a rest", TRIAL_RETRY_AFTER_MS);
-      this.#trial = this.#begin();
-      return this.#trial;
-    }
+    if (this.#opossum.halfOpen) throw this.#refusal("is being tried after a rest", TRIAL_RETRY_AFTER_MS);
     if (this.#concurrentMax !== UNBOUNDED) this.#endRampInTime();
     if (this.#running >= this.#concurrentMax) {
       throw this.#refusal(`recovers and serves ${this.#concurrentMax} requests at a time`, TRIAL_RETRY_AFTER_MS);
     }
-    return this.#begin();
   }
 
   /**
@@ -139,7 +150,7 @@ export class Breaker {
     if (this.#concurrentMax === UNBOUNDED || ticket.begun || ticket.opened !== this.#opened) return;
     ticket.begun = true;
     this.#grow();
-    if (ticket === this.#trial) this.#fire(undefined);
+    if (!this.#opossum.closed) this.#succeed();
   }
 
   /** The attempt has ended. */
@@ -156,11 +167,15 @@ export class Breaker {
     if (verdict === "success") {
       this.#failuresInRow = 0;
       if (this.#concurrentMax !== UNBOUNDED && !ticket.begun) this.#grow();
-      this.#fire(undefined);
+      this.#succeed();
       return;
     }
     this.#endRampInTime();
     this.#failuresInRow += 1;
+    if (this.#opossum.opened) {
+      this.#restAnew();
+      return;
+    }
     this.#fire(error ?? new RpcError("PROVIDER_ERROR", "failed"));
     if (this.#failuresInRow >= this.#failuresMax || this.#concurrentMax !== UNBOUNDED) this.#opossum.open();
   }
@@ -189,6 +204,20 @@ export class Breaker {
   #refusal(why: string, retryAfterMs: number): RpcError {
     this.#counts.rejected += 1;
     return new RpcError("BREAKER_OPEN", `worker "${this.#worker}" ${why}`, { retryAfterMs });
+  }
+
+  /** opossum takes no verdict while it is open. */
+  #succeed(): void {
+    if (this.#opossum.opened) this.#opossum.close();
+    else this.#fire(undefined);
+  }
+
+  /** opossum has no other way to begin its timer again. */
+  #restAnew(): void {
+    this.#restsAnew = true;
+    this.#opossum.close();
+    this.#opossum.open();
+    this.#restsAnew = false;
   }
 
   #fire(failure: RpcError | undefined): void {

@@ -24,16 +24,16 @@ export function redact(error: RpcError, secrets: readonly string[]): RpcError {
   let { message } = error;
   for (const secret of secrets) message = message.replaceAll(secret, "…");
   if (message === error.message) return error;
-  const { field, retryAfterMs, attempts } = error;
-  return new RpcError(error.reason, message, { field, retryAfterMs, attempts });
+  const { field, retryAfterMs, attempts, key } = error;
+  return new RpcError(error.reason, message, { field, retryAfterMs, attempts, key });
 }
 
-/** The same error with another wait. */
-export function withWait(error: RpcError, retryAfterMs: number): RpcError {
-  const { reason, message, field, attempts, cause } = error;
-  const waiting = new RpcError(reason, message, { field, retryAfterMs, attempts, cause });
-  if (quotable.has(error)) quotable.add(waiting);
-  return waiting;
+/** The same error with another wait, or another key, that the request was sent with. */
+export function withDetails(error: RpcError, changed: Pick<RpcErrorDetails, "retryAfterMs" | "key">): RpcError {
+  const { reason, message, field, retryAfterMs, attempts, key, cause } = error;
+  const copy = new RpcError(reason, message, { field, retryAfterMs, attempts, key, cause, ...changed });
+  if (quotable.has(error)) quotable.add(copy);
+  return copy;
 }
 
 /** The system's code of a connection error: ECONNREFUSED, UND_ERR_SOCKET, … */

@@ -113,6 +113,31 @@ describe.each([
     ]);
   });
 
+  it("are named by their fingerprints: the one that answered, or failed", async () => {
+    const statuses: Record<string, number> = { k1: 429, k2: 200 };
+    await using server = await serveKeys((key) => ({ status: statuses[key] ?? 200, retryAfterMs: 60_000 }));
+    await using worker = createWorker(server.url, ["k1", "k2"]);
+    const [first, second] = worker.info().keys.map(({ fingerprint }) => fingerprint);
+    if (stream) {
+      const { keys } = await collect(worker.stream(REQUEST, startTestCall()));
+      // The first chunk alone says it.
+      expect(keys.filter((key) => key !== "")).toEqual([second]);
+      expect(keys[0]).toBe(second);
+    } else expect(await worker.complete(REQUEST, startTestCall())).toMatchObject({ key: second });
+    statuses["k2"] = 500;
+    expect(await ask(worker, stream)).toMatchObject({ reason: "PROVIDER_ERROR", key: second });
+    statuses["k2"] = 401;
+    expect(await ask(worker, stream)).toMatchObject({ reason: "PROVIDER_REFUSED_KEY", key: second });
+    // Nothing was sent.
+    const refused = await ask(worker, stream);
+    expect(refused?.reason).toBe("PROVIDER_RATE_LIMITED");
+    expect(refused?.key).toBeUndefined();
+    expect(first).toMatch(/^[0-9a-f]{8}$/);
+    await using keyless = createWorker(server.url, []);
+    if (stream) expect(new Set((await collect(keyless.stream(REQUEST, startTestCall()))).keys)).toEqual(new Set([""]));
+    else expect(await keyless.complete(REQUEST, startTestCall())).toMatchObject({ key: "" });
+  });
+
   it("hide their limits from clients while one of them has room", async () => {
     const left = new Map([
       ["k1", 5],

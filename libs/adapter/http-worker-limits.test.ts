@@ -356,6 +356,41 @@ describe("the pool", () => {
   });
 });
 
+describe("the load of a worker", () => {
+  it("is told whenever a client's request begins or ends, however it ends, and is right at that moment", async () => {
+    await using server = await serveByHand();
+    await using worker = createTestWorker(server.url, { limits: { concurrent: 2 } });
+    const told: number[] = [];
+    const stop = worker.onLoad((activeRequests) => {
+      expect(worker.info().activeRequests).toBe(activeRequests);
+      told.push(activeRequests);
+    });
+    const call = startTestCall();
+    const cancelled = collect(worker.stream(REQUEST, call));
+    await server.take();
+    const served = collect(worker.stream(REQUEST, startTestCall()));
+    const second = await server.take();
+    expect((await collect(worker.stream(REQUEST, startTestCall()))).error?.reason).toBe("WORKER_BUSY");
+    call.abort();
+    await cancelled;
+    startSse(second.response).end(GOOD);
+    await served;
+    const whole = worker.complete(REQUEST, startTestCall());
+    (await server.take()).response.writeHead(500).end();
+    await expect(whole).rejects.toThrow();
+    expect(told).toEqual([1, 2, 1, 0, 1, 0]);
+    // What only looks after the worker is no load.
+    const health = worker.checkHealth(startTestCall());
+    (await server.take()).response.end("[]");
+    await health;
+    stop();
+    const untold = collect(worker.stream(REQUEST, startTestCall()));
+    startSse((await server.take()).response).end(GOOD);
+    await untold;
+    expect(told).toHaveLength(6);
+  });
+});
+
 describe("a slow consumer", () => {
   it("slows its provider down, and gets all of it in the end", async () => {
     const event = wire("sse", { text: "x".repeat(1_000) });

@@ -5,6 +5,7 @@ import type { TraceContext } from "../telemetry/index.ts";
 import {
   closed,
   collect,
+  complete,
   createTestDialect,
   createTestWorker,
   GOOD,
@@ -494,7 +495,7 @@ describe("the clock and randomness of a worker", () => {
     });
     const dependencies = { clock: () => 1_700_000_000_000, random: () => 0 };
     await using worker = createTestWorker(server.url, {}, { dependencies });
-    const { served } = await worker.complete(REQUEST, startTestCall());
+    const { served } = await complete(worker, REQUEST, startTestCall());
     expect(served).toMatchObject({ id: "cortex-aaaaaaaaaaaaaaaa", createdAtS: 1_700_000_000 });
   });
 });

@@ -4,6 +4,7 @@ import { RpcError } from "../rpc/index.ts";
 import { ANSWER_BYTES_MAX, ERROR_BYTES_MAX } from "./answer.ts";
 import {
   collect,
+  complete,
   createTestDialect,
   createTestWorker,
   GOOD,
@@ -240,7 +241,7 @@ describe("a whole answer", () => {
       response.end(body);
     });
     await using worker = createTestWorker(server.url);
-    return await worker.complete(CompletionRequest.fromPartial({ ...REQUEST, user: "u" }), call);
+    return await complete(worker, CompletionRequest.fromPartial({ ...REQUEST, user: "u" }), call);
   }
 
   it("says who served it, and has the request's warnings", async () => {
@@ -303,8 +304,7 @@ describe("an embedding", () => {
     });
     await using worker = createTestWorker(server.url, {}, { dialect });
     expect(await worker.embed(request, call)).toMatchObject({
-      embeddings: [{ values: [1, 2] }],
-      served: { model: "e", worker: "w" },
+      embedding: { embeddings: [{ values: [1, 2] }], served: { model: "e", worker: "w" } },
     });
   });
 

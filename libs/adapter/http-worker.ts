@@ -9,6 +9,8 @@ import type {
 import {
   BreakerState,
   type CheckHealthResponse,
+  type CompleteResponse,
+  type EmbedResponse,
   Health,
   KeyState,
   type StreamResponse,
@@ -27,7 +29,7 @@ import { parseJson } from "./json.ts";
 import { isAboutKey, type Key, type KeyChange, Keys } from "./keys.ts";
 import { PartStream } from "./part-stream.ts";
 import type { WorkerSettings } from "./settings.ts";
-import type { Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
+import type { RequestOptions, Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
 
 /** The breaker of a worker whose settings say nothing about it. */
 const BREAKER_FAILURES = 5;
@@ -131,26 +133,26 @@ class HttpWorker implements Worker, AttemptHost {
     };
   }
 
-  async complete(request: CompletionRequest, call: Call): Promise<Completion> {
+  async complete(request: CompletionRequest, call: Call, options: RequestOptions = {}): Promise<CompleteResponse> {
     const context = this.#context(request.model);
     const translated = this.#translate(() => this.dialect.chatRequest(request, false, context));
-    const attempt = new Attempt(this, chatOptions(request, call, context, false));
+    const attempt = new Attempt(this, chatOptions(request, call, context, options));
     return this.#ask(attempt, translated, (text) => {
       const answer = this.dialect.chatAnswer(parseJson(text, "the answer"), context);
-      const value: Completion = {
+      const completion: Completion = {
         ...answer,
         served: completeServed(answer.served, attempt, this.dialect),
         warnings: withWarnings(answer.warnings, translated),
       };
-      return { value, summary: summarize(value) };
+      return { value: { completion, key: attempt.key }, summary: summarize(completion) };
     });
   }
 
-  stream(request: CompletionRequest, call: Call): AsyncIterable<StreamResponse> {
+  stream(request: CompletionRequest, call: Call, options: RequestOptions = {}): AsyncIterable<StreamResponse> {
     return new PartStream((stream) => {
       const context = this.#context(request.model);
       const translated = this.#translate(() => this.dialect.chatRequest(request, true, context));
-      const attempt = new Attempt(this, chatOptions(request, call, context, true));
+      const attempt = new Attempt(this, { ...chatOptions(request, call, context, options), stream: true });
       const warnings = translated.warnings ?? [];
       attempt.send({
         request: this.#prefixed(translated),
@@ -164,19 +166,20 @@ class HttpWorker implements Worker, AttemptHost {
     });
   }
 
-  async embed(request: EmbeddingRequest, call: Call): Promise<EmbeddingResult> {
+  async embed(request: EmbeddingRequest, call: Call, { lastResort }: RequestOptions = {}): Promise<EmbedResponse> {
     const { embedding, provider } = this.dialect;
     if (embedding === undefined) {
       throw failure("UNIMPLEMENTED", `worker "${this.name}": ${provider} has no embeddings`);
     }
     const context = this.#context(request.model);
     const translated = this.#translate(() => embedding.request(request, context));
-    const attempt = new Attempt(this, { operation: "embeddings", call, context, stream: false, counted: true });
+    const options = { call, context, lastResort, stream: false, counted: true };
+    const attempt = new Attempt(this, { operation: "embeddings", ...options });
     return this.#ask(attempt, translated, (text) => {
       const answer = embedding.answer(parseJson(text, "the answer"), context);
       const served = completeServed(answer.served, attempt, this.dialect);
-      const value: EmbeddingResult = { ...answer, served, warnings: withWarnings(answer.warnings, translated) };
-      return { value, summary: { served, usage: value.usage } };
+      const result: EmbeddingResult = { ...answer, served, warnings: withWarnings(answer.warnings, translated) };
+      return { value: { embedding: result, key: attempt.key }, summary: { served, usage: result.usage } };
     });
   }
 
@@ -448,13 +451,18 @@ class HttpWorker implements Worker, AttemptHost {
   }
 }
 
-function chatOptions(request: CompletionRequest, call: Call, context: AttemptContext, stream: boolean): AttemptOptions {
+function chatOptions(
+  request: CompletionRequest,
+  call: Call,
+  context: AttemptContext,
+  { lastResort }: RequestOptions,
+): AttemptOptions {
   const attributes = (): Attributes => ({
     [ATTRIBUTE.requestMaxTokens]: request.maxOutputTokens,
     [ATTRIBUTE.requestTemperature]: request.sampling?.temperature,
     [ATTRIBUTE.requestTopP]: request.sampling?.topP,
   });
-  return { operation: "chat", call, context, stream, counted: true, attributes };
+  return { operation: "chat", call, context, lastResort, stream: false, counted: true, attributes };
 }
 
 function configuredModel(id: string): Model {

@@ -25,6 +25,7 @@ export {
   vectorOf,
 } from "./json.ts";
 export type { KeyChange } from "./keys.ts";
+export { type Knowledge, propertiesOf } from "./model-properties.ts";
 export { createProviderService, type ProviderService, type ProviderServiceChange } from "./provider-service.ts";
 export { failureMessage, oneLine, pageText, READ_CHARS_MAX, shortened } from "./provider-words.ts";
 export type { RateLimit, RateLimits } from "./rate-limits.ts";
@@ -44,4 +45,4 @@ export {
   toolResultsIn,
   unsupportedBy,
 } from "./wording.ts";
-export type { Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
+export type { RequestOptions, Worker, WorkerChange, WorkerDependencies } from "./worker.ts";

@@ -33,7 +33,7 @@ describe("the stream of chunks", () => {
     const first = stream.next();
     expect(log).toEqual(["start"]);
     push("a");
-    expect(await first).toEqual({ done: false, value: { parts: [part("a")] } });
+    expect(await first).toEqual({ done: false, value: { parts: [part("a")], key: "" } });
   });
 
   it("never begins when it is left before it was asked", async () => {
@@ -50,7 +50,7 @@ describe("the stream of chunks", () => {
     await first;
     push("b");
     push("c");
-    expect(await stream.next()).toEqual({ done: false, value: { parts: [part("b"), part("c")] } });
+    expect(await stream.next()).toEqual({ done: false, value: { parts: [part("b"), part("c")], key: "" } });
   });
 
   it("hands out what waits before an error, once, and is over then", async () => {
@@ -60,7 +60,7 @@ describe("the stream of chunks", () => {
     await first;
     push("b");
     stream.fail(failure);
-    expect(await stream.next()).toEqual({ done: false, value: { parts: [part("b")] } });
+    expect(await stream.next()).toEqual({ done: false, value: { parts: [part("b")], key: "" } });
     await expect(stream.next()).rejects.toBe(failure);
     expect(await stream.next()).toEqual({ done: true, value: undefined });
   });
@@ -70,7 +70,7 @@ describe("the stream of chunks", () => {
     const first = stream.next();
     stream.waiting.push(part("a"));
     stream.end();
-    expect(await first).toEqual({ done: false, value: { parts: [part("a")] } });
+    expect(await first).toEqual({ done: false, value: { parts: [part("a")], key: "" } });
     expect(await stream.next()).toEqual({ done: true, value: undefined });
   });
 
@@ -123,6 +123,6 @@ describe("the stream of chunks", () => {
     push("a");
     await Promise.resolve();
     push("b");
-    expect((await both).map(({ value }) => value)).toEqual([{ parts: [part("a")] }, { parts: [part("b")] }]);
+    expect((await both).map(({ value }) => value)).toMatchObject([{ parts: [part("a")] }, { parts: [part("b")] }]);
   });
 });

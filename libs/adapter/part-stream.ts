@@ -25,6 +25,8 @@ const DONE: Result = { done: true, value: undefined };
 export class PartStream implements AsyncIterableIterator<StreamResponse, undefined> {
   /** The next chunk. The source appends to it and then calls `flush`. */
   waiting: Part[] = [];
+  /** The fingerprint of the key that was asked with: set before the first `flush`, said in the first chunk. */
+  key = "";
   readonly #start: (stream: PartStream) => PartSource;
   #source: PartSource | undefined;
   #bytes = 0;
@@ -121,8 +123,9 @@ export class PartStream implements AsyncIterableIterator<StreamResponse, undefin
   }
 
   #take(): Result {
-    const value: StreamResponse = { parts: this.waiting, key: "" };
+    const value: StreamResponse = { parts: this.waiting, key: this.key };
     this.waiting = [];
+    this.key = "";
     this.#bytes = 0;
     if (this.#paused) {
       this.#paused = false;

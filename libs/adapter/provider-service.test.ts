@@ -37,6 +37,27 @@ describe("the provider service", () => {
     await provider.close();
   });
 
+  it("lets a last resort past an open breaker, whatever is asked for", async () => {
+    await using server = await serveHttp((request, response) => {
+      request.resume();
+      response.writeHead(500).end("no");
+    });
+    const provider = createProviderService();
+    provider.add(createTestWorker(server.url, { name: "a", keys: ["k"], breaker: { failures: 1 } }));
+    const { service } = provider;
+    const failureOf = async (lastResort: boolean, stream: boolean) => {
+      const request = { worker: "a", completion: REQUEST, lastResort };
+      if (stream) return (await collect(service.stream(request, call))).error;
+      return service.complete(request, call).catch((error: unknown) => error);
+    };
+    expect(await failureOf(false, true)).toMatchObject({ reason: "PROVIDER_ERROR", key: "8254c329" });
+    for (const stream of [true, false]) {
+      expect(await failureOf(false, stream)).toMatchObject({ reason: "BREAKER_OPEN", key: undefined });
+      expect(await failureOf(true, stream)).toMatchObject({ reason: "PROVIDER_ERROR", key: "8254c329" });
+    }
+    await provider.close();
+  });
+
   it("describes one worker, or all of them", async () => {
     const provider = createProviderService();
     provider.add(createTestWorker("http://127.0.0.1:1/v1/", { name: "a", keys: ["k"], limits: { concurrent: 3 } }));

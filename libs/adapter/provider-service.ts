@@ -124,15 +124,12 @@ export function createProviderService(): ProviderService {
   return {
     service: {
       checkHealth: async ({ worker }, call) => find(worker).checkHealth(call),
-      complete: async ({ worker, completion }, call) => ({
-        completion: await find(worker).complete(checkCompletion(completion), call),
-        key: "",
-      }),
-      stream: ({ worker, completion }, call) => find(worker).stream(checkCompletion(completion), call),
-      embed: async ({ worker, embedding }, call) => ({
-        embedding: await find(worker).embed(checkEmbedding(embedding), call),
-        key: "",
-      }),
+      complete: async ({ worker, completion, lastResort }, call) =>
+        find(worker).complete(checkCompletion(completion), call, { lastResort }),
+      stream: ({ worker, completion, lastResort }, call) =>
+        find(worker).stream(checkCompletion(completion), call, { lastResort }),
+      embed: async ({ worker, embedding, lastResort }, call) =>
+        find(worker).embed(checkEmbedding(embedding), call, { lastResort }),
       listModels: async ({ worker }, call) => ({ models: await find(worker).listModels(call) }),
       getInfo: async ({ worker }) => ({
         workers: worker === "" ? [...entries.values()].map((entry) => infoOf(entry.worker)) : [infoOf(find(worker))],

@@ -244,26 +244,33 @@ function createRecordingTracer(spans: RecordedSpan[]): Tracer {
   };
 }
 
+/** A worker's whole answer, without what is said about it. */
+export async function complete(worker: Worker, request: CompletionRequest, call: Call): Promise<Completion> {
+  return (await worker.complete(request, call)).completion!;
+}
+
 /** Everything that a stream gives: its parts, its chunks, and how it ended. */
 export async function collect(stream: AsyncIterable<StreamResponse>): Promise<{
   readonly parts: Part[];
+  /** The key of each chunk. */
+  readonly keys: readonly string[];
   readonly chunks: number;
   readonly text: string;
   readonly error: RpcError | undefined;
 }> {
   const parts: Part[] = [];
-  let chunks = 0;
+  const keys: string[] = [];
   let error: RpcError | undefined;
   try {
     for await (const chunk of stream) {
-      chunks += 1;
+      keys.push(chunk.key);
       parts.push(...chunk.parts);
     }
   } catch (thrown) {
     error = thrown as RpcError;
   }
   const text = parts.map(({ part }) => (part?.$case === "text" ? part.value.text : "")).join("");
-  return { parts, chunks, text, error };
+  return { parts, keys, chunks: keys.length, text, error };
 }
 
 /** What kinds of part there are, in order. */

@@ -1,12 +1,12 @@
 /** A worker as the rest of Cortex sees it: what it can be asked, and what may go wrong. */
+import type { CompletionRequest, EmbeddingRequest, Model } from "../gen/cortex/llm/v1/llm.ts";
 import type {
-  Completion,
-  CompletionRequest,
-  EmbeddingRequest,
-  EmbeddingResult,
-  Model,
-} from "../gen/cortex/llm/v1/llm.ts";
-import type { CheckHealthResponse, StreamResponse, WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
+  CheckHealthResponse,
+  CompleteResponse,
+  EmbedResponse,
+  StreamResponse,
+  WorkerInfo,
+} from "../gen/cortex/provider/v1/provider.ts";
 import type { Call } from "../rpc/index.ts";
 import type { Logger, Tracer } from "../telemetry/index.ts";
 import type { KeyChange } from "./keys.ts";
@@ -17,6 +17,15 @@ import type { KeyChange } from "./keys.ts";
  */
 export type WorkerChange = "health" | "breaker" | "models" | KeyChange;
 
+/** How a request stands among the workers that could serve it. */
+export interface RequestOptions {
+  /**
+   * No other worker is left: the breaker refuses it in no state, and learns from it as from any other. Keys that rest or are
+   * out are not used for it, and `limits.concurrent` holds.
+   */
+  readonly lastResort?: boolean | undefined;
+}
+
 /**
  * One place that can serve models.
  *
@@ -24,6 +33,7 @@ export type WorkerChange = "health" | "breaker" | "models" | KeyChange;
  * WORKER_BUSY, BREAKER_OPEN, NODE_DRAINING, and PROVIDER_RATE_LIMITED, PROVIDER_QUOTA_EXHAUSTED or PROVIDER_REFUSED_KEY
  * while no key can be used, before anything is sent; PROVIDER_UNREACHABLE, PROVIDER_TIMEOUT,
  * PROVIDER_INVALID_ANSWER and PROVIDER_STREAM_CUT after that; CANCELLED and DEADLINE_EXCEEDED when the call was given up.
+ * One that comes after a key was used names it.
  */
 export interface Worker {
   readonly name: string;
@@ -34,14 +44,14 @@ export interface Worker {
    * Only the call's end is thrown; everything else is an answer.
    */
   checkHealth(call: Call): Promise<CheckHealthResponse>;
-  complete(request: CompletionRequest, call: Call): Promise<Completion>;
+  complete(request: CompletionRequest, call: Call, options?: RequestOptions): Promise<CompleteResponse>;
   /**
    * Begins when the first chunk is asked for. Ends without an error only when the provider has said all of it; ending the
    * iteration early closes the connection. To be iterated once.
    */
-  stream(request: CompletionRequest, call: Call): AsyncIterable<StreamResponse>;
+  stream(request: CompletionRequest, call: Call, options?: RequestOptions): AsyncIterable<StreamResponse>;
   /** UNIMPLEMENTED where the provider has no embeddings. */
-  embed(request: EmbeddingRequest, call: Call): Promise<EmbeddingResult>;
+  embed(request: EmbeddingRequest, call: Call, options?: RequestOptions): Promise<EmbedResponse>;
   /** The configured models, or the provider's answer. */
   listModels(call: Call): Promise<Model[]>;
   /** Calls `listener` after each change until the returned function is called. */

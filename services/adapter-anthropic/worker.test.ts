@@ -1,6 +1,6 @@
 /** The adapter as a worker, against the simulated Anthropic: what only shows over a connection. */
 import { describe, expect, it } from "vitest";
-import { collect, kinds, startTestCall } from "../../libs/adapter/test-provider.ts";
+import { collect, complete, kinds, startTestCall } from "../../libs/adapter/test-provider.ts";
 import { ask, assistant, callsIn, fine, TOOLS, text, user } from "../../libs/adapter/testing/conversation.ts";
 import { createStart, endingOf } from "../../libs/adapter/testing/simulated-worker.ts";
 import {
@@ -18,7 +18,7 @@ const call = startTestCall();
 describe("a worker of Anthropic", () => {
   it("answers whole and in a stream, however slowly it comes", async () => {
     const { worker } = await start();
-    const whole = await worker.complete(ask("claude-haiku-4-5"), call);
+    const whole = await complete(worker, ask("claude-haiku-4-5"), call);
     expect(whole.choices[0]).toMatchObject({ message: { content: [text("You said: hello there")] } });
     for (const behaviour of ["", "@bytes", "@crlf"]) {
       const streamed = await collect(worker.stream(ask(`claude-haiku-4-5${behaviour}`), call));
@@ -31,7 +31,7 @@ describe("a worker of Anthropic", () => {
     const { worker } = await start();
     const request = { tools: TOOLS, reasoning: { effort: Effort.HIGH } };
     const messages = [user(text("call tools"))];
-    const { choices } = await worker.complete(ask(model, { ...request, messages }), call);
+    const { choices } = await complete(worker, ask(model, { ...request, messages }), call);
     expect(choices[0]?.finishReason).toBe(FinishReason.TOOL_CALLS);
     const { content } = choices[0]!.message!;
     expect(content.map(({ part }) => part?.$case)).toEqual(["reasoning", "toolCall", "toolCall"]);
@@ -54,7 +54,8 @@ describe("a worker of Anthropic", () => {
   it("answers to a schema, and says where its schemas end", async () => {
     const { worker } = await start();
     const answer = (jsonSchema: string) =>
-      worker.complete(
+      complete(
+        worker,
         ask("claude-haiku-4-5", { responseFormat: { kind: ResponseFormat_Kind.JSON_SCHEMA, jsonSchema } }),
         call,
       );

@@ -1,6 +1,6 @@
 /** The adapter as a worker, against the simulated Cohere: what only shows over a connection. */
 import { describe, expect, it } from "vitest";
-import { collect, startTestCall } from "../../libs/adapter/test-provider.ts";
+import { collect, complete, startTestCall } from "../../libs/adapter/test-provider.ts";
 import { ask, assistant, callsIn, fine, TOOLS, text, user } from "../../libs/adapter/testing/conversation.ts";
 import { createStart, endingOf } from "../../libs/adapter/testing/simulated-worker.ts";
 import { EmbeddingRequest, FinishReason } from "../../libs/gen/cortex/llm/v1/llm.ts";
@@ -15,7 +15,7 @@ const call = startTestCall();
 describe("a worker of Cohere", () => {
   it("answers whole and in a stream, however slowly it comes", async () => {
     const { worker } = await start();
-    const whole = await worker.complete(ask(MODEL), call);
+    const whole = await complete(worker, ask(MODEL), call);
     expect(whole.choices[0]).toMatchObject({ message: { content: [text("You said: hello there")] } });
     expect(whole.usage).toMatchObject({ inputTokens: 497, outputTokens: 4, cachedInputTokens: 448 });
     for (const behaviour of ["", "@bytes", "@bytes,crlf"]) {
@@ -28,7 +28,7 @@ describe("a worker of Cohere", () => {
   it("goes through a loop of tool calls: a plan, the calls, and an answer whose sources are left out with a word", async () => {
     const { worker } = await start();
     const messages = [user(text("call tools"))];
-    const { choices } = await worker.complete(ask(MODEL, { messages, tools: TOOLS }), call);
+    const { choices } = await complete(worker, ask(MODEL, { messages, tools: TOOLS }), call);
     expect(choices[0]?.finishReason).toBe(FinishReason.TOOL_CALLS);
     const { content } = choices[0]!.message!;
     expect(content[0]?.part?.$case).toBe("reasoning");
@@ -65,7 +65,7 @@ describe("a worker of Cohere", () => {
   it("sends nothing that Cohere would refuse for its bounds", async () => {
     const { worker } = await start();
     const sampling = { topP: 1, topK: 1_000, frequencyPenalty: -2, presencePenalty: 2 };
-    const { warnings } = await worker.complete(ask(MODEL, { sampling }), call);
+    const { warnings } = await complete(worker, ask(MODEL, { sampling }), call);
     const named = warnings.map(({ parameter }) => parameter);
     expect(named).toEqual(["top_p", "top_k", "frequency_penalty", "presence_penalty"]);
   });
@@ -73,7 +73,9 @@ describe("a worker of Cohere", () => {
   it("embeds, lists what it serves, and knows a key that is refused", async () => {
     const { worker } = await start();
     const request = EmbeddingRequest.fromPartial({ model: "embed-v4.0", inputs: ["a", "b"], dimensions: 4 });
-    expect((await worker.embed(request, call)).embeddings.map(({ values }) => values.length)).toEqual([4, 4]);
+    expect((await worker.embed(request, call)).embedding?.embeddings.map(({ values }) => values.length)).toEqual([
+      4, 4,
+    ]);
     const served = (await worker.listModels(call)).map(({ id }) => id);
     expect(served).toEqual([MODEL, "command-a-reasoning-08-2025", "embed-v4.0"]);
     expect((await worker.checkHealth(call)).health).toBe(Health.AVAILABLE);

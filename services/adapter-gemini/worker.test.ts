@@ -1,6 +1,6 @@
 /** The adapter as a worker, against the simulated Gemini: what only shows over a connection. */
 import { describe, expect, it } from "vitest";
-import { collect, startTestCall } from "../../libs/adapter/test-provider.ts";
+import { collect, complete, startTestCall } from "../../libs/adapter/test-provider.ts";
 import { ask, assistant, callsIn, fine, TOOLS, text, user } from "../../libs/adapter/testing/conversation.ts";
 import { createStart, endingOf } from "../../libs/adapter/testing/simulated-worker.ts";
 import { EmbeddingRequest, FinishReason } from "../../libs/gen/cortex/llm/v1/llm.ts";
@@ -15,7 +15,7 @@ const tools = TOOLS.map((tool) => ({ ...tool, strict: tool.name === "weather" })
 describe("a worker of Gemini", () => {
   it("answers whole and in a stream, however slowly it comes", async () => {
     const { worker, simulator } = await start();
-    const whole = await worker.complete(ask("gemini-2.5-flash"), call);
+    const whole = await complete(worker, ask("gemini-2.5-flash"), call);
     expect(whole.choices[0]).toMatchObject({ message: { content: [text("You said: hello there")] } });
     for (const behaviour of ["", "@bytes", "@bytes,crlf"]) {
       const streamed = await collect(worker.stream(ask(`gemini-2.5-flash${behaviour}`), call));
@@ -30,7 +30,7 @@ describe("a worker of Gemini", () => {
     async (model) => {
       const { worker } = await start();
       const messages = [user(text("call tools"))];
-      const { choices } = await worker.complete(ask(model, { messages, tools }), call);
+      const { choices } = await complete(worker, ask(model, { messages, tools }), call);
       expect(choices[0]?.finishReason).toBe(FinishReason.TOOL_CALLS);
       const { content } = choices[0]!.message!;
       const calls = callsIn(content);
@@ -71,7 +71,9 @@ describe("a worker of Gemini", () => {
   it("embeds, lists what it serves, and knows a key that is refused", async () => {
     const { worker } = await start();
     const request = EmbeddingRequest.fromPartial({ model: "gemini-embedding-001", inputs: ["a", "b"], dimensions: 4 });
-    expect((await worker.embed(request, call)).embeddings.map(({ values }) => values.length)).toEqual([4, 4]);
+    expect((await worker.embed(request, call)).embedding?.embeddings.map(({ values }) => values.length)).toEqual([
+      4, 4,
+    ]);
     expect((await worker.listModels(call)).map(({ id }) => id)).toContain("gemini-3-flash-preview");
     expect((await worker.checkHealth(call)).health).toBe(Health.AVAILABLE);
     const other = await start({ apiKeys: ["another"] });

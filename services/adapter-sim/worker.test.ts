@@ -39,6 +39,10 @@ function request(fields: Partial<CompletionRequest> = {}, ...said: string[]): Co
   return { model: "sim", messages, tools: [], logprobs: false, user: "", extraJson: {}, ...fields };
 }
 
+async function complete(worker: Worker, asked: CompletionRequest): Promise<Completion> {
+  return (await worker.complete(asked, startedCall())).completion!;
+}
+
 async function streamed(worker: Worker, asked: CompletionRequest): Promise<Part["part"][]> {
   const parts: Part["part"][] = [];
   for await (const chunk of worker.stream(asked, startedCall())) parts.push(...chunk.parts.map(({ part }) => part));
@@ -60,18 +64,18 @@ async function refusalOf(promise: Promise<unknown>): Promise<RpcError> {
 describe("a simulated answer", () => {
   it("says that it is one: in its text, in a warning, and in what the worker tells of itself", async () => {
     const worker = workerWith();
-    const completion = await worker.complete(request(), startedCall());
+    const completion = await complete(worker, request());
     expect(textOf(completion)).toMatch(/^This is a simulation: no language model wrote this answer\. /);
     expect(completion.warnings).toMatchObject([{ code: "SIMULATED" }]);
     expect(worker.info()).toMatchObject({ simulated: true, provider: "sim", models: ["sim"], baseUrl: "" });
     const json = request({
       responseFormat: { kind: FormatKind.JSON_OBJECT, name: "", description: "", jsonSchema: "", strict: false },
     });
-    expect(JSON.parse(textOf(await worker.complete(json, startedCall())))).toEqual({ simulation: true });
+    expect(JSON.parse(textOf(await complete(worker, json)))).toEqual({ simulation: true });
   });
 
   it("is the same for the same request, and another for another", async () => {
-    const answer = async (asked: CompletionRequest) => textOf(await workerWith().complete(asked, startedCall()));
+    const answer = async (asked: CompletionRequest) => textOf(await complete(workerWith(), asked));
     const sampling = { stop: [], logitBias: {} };
     const first = await answer(request());
     expect(await answer(request())).toBe(first);
@@ -84,7 +88,7 @@ describe("a simulated answer", () => {
   it("has a stream that says the same: one head, the words, an end, the usage", async () => {
     const worker = workerWith({ ...FAST, tokens: 12 });
     const parts = await streamed(worker, request());
-    const completion = await worker.complete(request(), startedCall());
+    const completion = await complete(worker, request());
     expect(parts.map((part) => part?.$case)).toEqual([
       "served",
       "warning",
@@ -120,6 +124,35 @@ describe("a simulated answer", () => {
     );
   });
 
+  it("goes on exactly where the answer that it is given stops, wherever that is", async () => {
+    const whole = textOf(await complete(workerWith({ ...FAST, tokens: 14 }), request()));
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 0, max: whole.length }), async (length) => {
+        const begun = { role: Role.ASSISTANT, name: "", content: [text(whole.slice(0, length))] };
+        const asked = request({ messages: [...request().messages, begun] });
+        const completion = await complete(workerWith({ ...FAST, tokens: 14 }), asked);
+        expect(textOf(completion)).toBe(whole.slice(length));
+        const parts = await streamed(workerWith({ ...FAST, tokens: 14 }), asked);
+        expect(parts.map((part) => (part?.$case === "text" ? part.value.text : "")).join("")).toBe(whole.slice(length));
+        expect(parts.map((part) => part?.$case)).toEqual(expect.arrayContaining(["served", "finish", "usage"]));
+      }),
+      { numRuns: 60 },
+    );
+    expect(workerWith().info().modelProperties["sim"]?.capabilities).toEqual(["prefill"]);
+  });
+
+  it("goes on after a text that it would not have written, and after a call of a tool answers anew", async () => {
+    const whole = textOf(await complete(workerWith(), request()));
+    const ending = (content: ContentPart[]) =>
+      request({ messages: [...request().messages, { role: Role.ASSISTANT, name: "", content }] });
+    const foreign = await complete(workerWith(), ending([text("Certainly! Here is a poem")]));
+    expect(textOf(foreign)).toBe(whole.slice("Certainly! Here is a poem".length));
+    const called: ContentPart = {
+      part: { $case: "toolCall", value: { id: "1", name: "f", argumentsJson: "{}", signature: "" } },
+    };
+    expect(textOf(await complete(workerWith(), ending([text("Let me look."), called])))).toMatch(/^This is a sim/);
+  });
+
   it("counts what was said, not how it was written, and does not stumble over a picture", async () => {
     const picture: ContentPart = {
       part: {
@@ -129,7 +162,7 @@ describe("a simulated answer", () => {
     };
     const content = [text("12345678"), picture];
     const asked = request({ messages: [{ role: Role.USER, name: "", content }] });
-    expect((await workerWith().complete(asked, startedCall())).usage?.inputTokens).toBe(2);
+    expect((await complete(workerWith(), asked)).usage?.inputTokens).toBe(2);
   });
 
   it("warns of what it leaves out", async () => {
@@ -138,7 +171,7 @@ describe("a simulated answer", () => {
       logprobs: true,
       sampling: { stop: ["river"], logitBias: {} },
     });
-    const { warnings } = await workerWith().complete(asked, startedCall());
+    const { warnings } = await complete(workerWith(), asked);
     expect(warnings.map(({ code, parameter }) => [code, parameter])).toEqual([
       ["SIMULATED", ""],
       ["UNSUPPORTED_PARAMETER", "tools"],
@@ -193,6 +226,23 @@ describe("a simulated worker", () => {
     expect(worker.info().activeRequests).toBe(0);
   });
 
+  it("serves as many at once as it may, and tells how many those are", async () => {
+    const worker = workerWith({ firstTokenMs: 3_600_000 }, { limits: { concurrent: 2 } });
+    const seen: number[] = [];
+    worker.onLoad((activeRequests) => void seen.push(activeRequests));
+    const calls = [startedCall(), startedCall()];
+    const answers = calls.map((call) => refusalOf(worker.complete(request(), call)));
+    expect(worker.info()).toMatchObject({ activeRequests: 2, concurrentRequestsMax: 2 });
+    const refused = await refusalOf(worker.complete(request(), startedCall()));
+    expect(refused).toMatchObject({ reason: "WORKER_BUSY" });
+    calls[0]!.cancel();
+    await answers[0];
+    expect(worker.info()).toMatchObject({ activeRequests: 1 });
+    calls[1]!.cancel();
+    await answers[1];
+    expect(seen).toEqual([1, 2, 1, 0]);
+  });
+
   it("keeps the pace that it was given", async () => {
     const measured = async (options: object) => {
       const startedAtMs = performance.now();
@@ -239,8 +289,10 @@ describe("a simulated worker", () => {
 });
 
 describe("simulated vectors", () => {
-  const embed = (inputs: string[], dimensions?: number) =>
-    workerWith().embed({ model: "sim", inputs, dimensions, user: "", extraJson: {} }, startedCall());
+  const embed = async (inputs: string[], dimensions?: number) => {
+    const asked = { model: "sim", inputs, dimensions, user: "", extraJson: {} };
+    return (await workerWith().embed(asked, startedCall())).embedding!;
+  };
 
   it("have length 1, and are the same for the same text", async () => {
     const { embeddings, usage, warnings } = await embed(["one", "two", "one", ""]);

@@ -1,10 +1,16 @@
 /**
  * A worker without a provider: seeded text at a set pace, for demonstrations and for load. The same request always gets the
- * same answer, and every answer says that no model wrote it.
+ * same answer, and every answer says that no model wrote it. A request that ends in the beginning of its answer gets the rest.
  */
 import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import { ActiveRequests, type Worker, type WorkerDependencies, type WorkerSettings } from "../../libs/adapter/index.ts";
+import {
+  ActiveRequests,
+  propertiesOf,
+  type Worker,
+  type WorkerDependencies,
+  type WorkerSettings,
+} from "../../libs/adapter/index.ts";
 import {
   ToolChoice_Mode as ChoiceMode,
   type Completion,
@@ -54,6 +60,7 @@ const WORDS =
 export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date.now }: WorkerDependencies): Worker {
   const pace = readPace(settings);
   const models = settings.models ?? [SIM];
+  const modelProperties = propertiesOf(settings, models, () => ({ capabilities: ["prefill"] }));
   const active = new ActiveRequests(settings.name, settings.limits?.concurrent ?? 0);
 
   function served(request: CompletionRequest | { model: string }, seed: Buffer): Served {
@@ -124,16 +131,16 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
       simulated: true,
       keys: [],
       weight: settings.weight ?? 1,
-      modelProperties: settings.modelProperties ?? {},
+      modelProperties,
       draining: false,
       tokensPerSecondMin: settings.limits?.tokensPerSecondMin ?? 0,
     }),
     checkHealth: async () => ({ health: Health.AVAILABLE, latencyMs: 0, message: "" }),
-    async complete(request, call): Promise<Completion> {
+    async complete(request, call) {
       const answer = simulate(request, pace.tokens);
       for await (const _ of speak(request, false, call));
       const text = answer.tokens.join("");
-      return {
+      const completion: Completion = {
         served: served(request, answer.seed),
         choices: [
           {
@@ -146,19 +153,22 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
         usage: answer.usage,
         warnings: answer.warnings,
       };
+      return { completion, key: "" };
     },
+    // It has no breaker and no key: a last resort is a request like any other.
     stream: (request, call) => speak(request, true, call),
     async embed(request) {
       const { dimensions = EMBEDDING_DIMENSIONS } = request;
       if (dimensions < 1 || dimensions > EMBEDDING_DIMENSIONS_MAX) {
         throw unsupported("dimensions", `has vectors of 1 to ${EMBEDDING_DIMENSIONS_MAX}`);
       }
-      return {
+      const embedding = {
         served: served(request, seedOf(request.inputs)),
         embeddings: request.inputs.map((input) => ({ values: vectorOf(input, dimensions) })),
         usage: { inputTokens: estimate(...request.inputs) },
         warnings: [SIMULATED],
       };
+      return { embedding, key: "" };
     },
     listModels: async () => models.map((id) => ({ id, workers: [], createdAtS: 0, ownedBy: SIM })),
     onChange: () => () => {},
@@ -193,9 +203,11 @@ function simulate(request: CompletionRequest, tokens: number): Answer {
   if (request.tools.length > 0) warnings.push(leftOut("tools", "a simulation calls no tools"));
   if (request.logprobs) warnings.push(leftOut("logprobs", "a simulation has no probabilities"));
   if ((request.sampling?.stop ?? []).length > 0) warnings.push(leftOut("stop", "a simulation does not look for it"));
-  const seed = seedOf([...request.messages.map(bytesOf), String(request.sampling?.seed ?? "")]);
+  const begun = begunText(request.messages);
+  const asked = begun === undefined ? request.messages : request.messages.slice(0, -1);
+  const seed = seedOf([...asked.map(bytesOf), String(request.sampling?.seed ?? "")]);
   const json = request.responseFormat?.kind === FormatKind.JSON_OBJECT;
-  const all = json ? ['{"simulation":', " true}"] : textTokens(seed, tokens);
+  const all = after(begun ?? "", json ? ['{"simulation":', " true}"] : textTokens(seed, tokens));
   const limit = Math.min(all.length, request.maxOutputTokens ?? all.length);
   const chosen = all.slice(0, limit);
   return {
@@ -216,6 +228,23 @@ function leftOut(parameter: string, message: string): Warning {
 
 function unsupported(parameter: string, what: string): RpcError {
   return new RpcError("UNSUPPORTED_PARAMETER", `${parameter}: the simulation ${what}`, { field: parameter });
+}
+
+/** What the answer begins with already: the text of an assistant's message at the end that calls no tools. */
+function begunText(messages: readonly Message[]): string | undefined {
+  const last = messages.at(-1);
+  if (last?.role !== Role.ASSISTANT || last.content.some(({ part }) => part?.$case === "toolCall")) return undefined;
+  return textOf(last.content);
+}
+
+/** What of the answer comes after as many characters as it has begun with, whether they are its own or another model's. */
+function after(begun: string, tokens: readonly string[]): string[] {
+  let skipped = begun.length;
+  return tokens.flatMap((token) => {
+    const rest = token.slice(skipped);
+    skipped = Math.max(skipped - token.length, 0);
+    return rest === "" ? [] : [rest];
+  });
 }
 
 function textTokens(seed: Buffer, count: number): string[] {

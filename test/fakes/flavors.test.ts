@@ -1,7 +1,7 @@
 /** The servers that speak OpenAI's protocol, each in its flavor: our adapter gets the same meaning from all of them. */
 import OpenAI from "openai";
 import { afterEach, describe, expect, it } from "vitest";
-import { createTestWorker, startTestCall } from "../../libs/adapter/test-provider.ts";
+import { complete, createTestWorker, startTestCall } from "../../libs/adapter/test-provider.ts";
 import {
   CompletionRequest,
   type DeepPartial,
@@ -67,7 +67,7 @@ describe.each(flavors)("%s", (flavor) => {
   it("says the same, whole and streamed, to a request with everything in it", async () => {
     const simulator = await start(flavor);
     await using worker = workerFor(simulator, flavor);
-    const answer = await worker.complete(request("hello there", everything), startTestCall());
+    const answer = await complete(worker, request("hello there", everything), startTestCall());
     const streamed = await collect(worker.stream(request("hello there", everything), startTestCall()));
     const said = answer.choices[0]?.message?.content.map(({ part }) => part?.$case);
     const thoughts = HIDDEN.includes(flavor) ? "" : "Let me think.";
@@ -98,7 +98,7 @@ describe.each(flavors)("%s", (flavor) => {
         content: [{ part: { $case: "toolResult" as const, value: { toolCallId: id, content: [text("sunny")] } } }],
       },
     ];
-    const answer = await worker.complete(request("", { messages, tools }), startTestCall());
+    const answer = await complete(worker, request("", { messages, tools }), startTestCall());
     expect(answer.choices[0]?.message?.content.map(({ part }) => part?.$case)).toEqual(["text"]);
   });
 
