@@ -50,8 +50,8 @@ const PASSING: ReadonlySet<Reason> = new Set([
   "NODE_UNREACHABLE",
   "NODE_DRAINING",
 ]);
-/** The node is at fault and not the worker: another one may run it. */
-const OF_THE_NODE: ReadonlySet<Reason> = new Set(["NODE_UNREACHABLE", "NODE_DRAINING"]);
+/** Of the node and not of the worker: nobody was asked, and another node may run it, or have room. */
+const OF_THE_NODE: ReadonlySet<Reason> = new Set(["NODE_UNREACHABLE", "NODE_DRAINING", "WORKER_BUSY"]);
 /** The worker would fail with its other models too. */
 const OF_THE_WORKER: ReadonlySet<Reason> = new Set([
   "BREAKER_OPEN",
@@ -293,7 +293,7 @@ export class Plan {
     const { reason } = error;
     const key = keyOf(candidate);
     const nowMs = this.#state.now();
-    if (OF_THE_NODE.has(reason) || reason === "WORKER_BUSY") {
+    if (OF_THE_NODE.has(reason)) {
       this.#lostAt.add(`${candidate.worker}@${node}`);
       // Another node that runs the worker may do better, at once.
       if (candidate.nodes.some((id) => !this.#lostAt.has(`${candidate.worker}@${id}`))) {
@@ -301,11 +301,6 @@ export class Plan {
         return;
       }
       for (const id of candidate.nodes) this.#lostAt.delete(`${candidate.worker}@${id}`);
-    }
-    if (reason === "WORKER_BUSY" && candidate.info.concurrentRequestsMax > 0) {
-      // Other routers were faster; a slot will come free.
-      this.#full.push(candidate);
-      return;
     }
     const count = (this.#failures.get(key)?.count ?? 0) + 1;
     this.#failures.set(key, { candidate, error, atMs: nowMs, count, dueAtMs: nowMs + this.#pauseMs(error, count) });
@@ -317,7 +312,7 @@ export class Plan {
   #pauseMs({ reason, retryAfterMs, class: kind }: RpcError, count: number): number {
     const { random } = this.#state;
     const jitter = 0.5 + random() / 2;
-    // Nobody was asked, and the node, or another one, may be back at any moment.
+    // The node, or another one, may be back at any moment; and another router's request may end.
     if (OF_THE_NODE.has(reason)) return Math.min(PAUSE_MS * 2 ** (count - 1), NODE_PAUSE_MAX_MS) * jitter;
     if (count > RETRIES_MAX) return Number.POSITIVE_INFINITY;
     // A little later than told, each request by another bit, so that not all come at once.
@@ -356,6 +351,11 @@ export class Plan {
       const candidate = this.#candidates.find((known) => keyOf(known) === keyOf(due.candidate));
       if (candidate === undefined) {
         this.#failures.delete(keyOf(due.candidate));
+        continue;
+      }
+      if (admission.full(candidate)) {
+        this.#failures.delete(keyOf(candidate));
+        this.#full.push(candidate);
         continue;
       }
       if (!OF_THE_NODE.has(due.error.reason) && !retries.take()) throw this.#exhausted();

@@ -89,8 +89,11 @@ export class FakeMesh {
   });
   workers: Record<string, Behaviour>;
   generation = 1;
+  stop: () => void = () => {};
   reads = 0;
   nowMs = 0;
+  /** The router's clock is a real one; otherwise it goes a step each time that it is read. */
+  timePasses = false;
   randoms: number[] = [];
 
   constructor(workers: Record<string, Behaviour>) {
@@ -151,9 +154,10 @@ export class FakeMesh {
       tracer: silentTracer,
       log: mesh.log,
       routing: () => routing,
-      now: () => ++mesh.nowMs,
+      now: () => (mesh.timePasses ? performance.now() : ++mesh.nowMs),
       random: () => mesh.randoms.shift() ?? 0,
     });
+    this.stop = router.stop;
     return bind(RouterServiceDefinition, router.service, "in_process", { tracer: silentTracer, log: mesh.log });
   }
 
