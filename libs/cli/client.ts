@@ -17,9 +17,10 @@ export interface ClientOptions {
 
 const DEFAULT_ADDRESS = "127.0.0.1:50051";
 /** A question about the state of things is answered from memory. */
-const QUESTION_TIMEOUT_MS = 5_000;
+export const QUESTION_TIMEOUT_MS = 5_000;
 
-async function withNode<T>(
+/** Connects to the node of `options` for one question; Ctrl-C, and a reader of the output that has gone, cancel it. */
+export async function withNode<T>(
   options: ClientOptions,
   timeoutMs: number,
   ask: (channel: Channel, call: Call) => Promise<T>,

@@ -1,10 +1,11 @@
 /** The command `cortex`: starts nodes, and asks those that run. Output is for people, `--json` is for programs. */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
-import { ConfigurationError, type ServiceEntry, StartError } from "../host/index.ts";
+import { ConfigurationError, type ServiceEntry, STRATEGY_NAMES, StartError } from "../host/index.ts";
 import { type Reason, RpcError } from "../rpc/index.ts";
 import { type ClientOptions, chat, health, listWorkers } from "./client.ts";
 import { doctor } from "./doctor.ts";
+import { type ExplainOptions, explainRouting } from "./explain.ts";
 import { run, StartInterrupted, up } from "./node.ts";
 
 /** Cortex's version, as package.json has it. */
@@ -55,6 +56,19 @@ export async function runCommandLine(args: readonly string[], services: readonly
     .addOption(json)
     .action(async (prompt: string[], options: ClientOptions & { model: string }) => {
       exitCode = await chat(prompt.join(" "), options);
+    });
+  program
+    .command("explain")
+    .description("say how a prompt would be routed now, and why; no model is asked")
+    .argument("<prompt...>", "what would be asked")
+    .option("-m, --model <model>", "model, worker/model, route, or auto", "auto")
+    .addOption(new Option("--strategy <strategy>", "instead of the configured one").choices(STRATEGY_NAMES))
+    .option("--image <file...>", "pictures that would go along")
+    .addOption(address)
+    .addOption(key)
+    .addOption(json)
+    .action(async (prompt: string[], options: ExplainOptions) => {
+      exitCode = await explainRouting(prompt.join(" "), options);
     });
   const workers = program.command("workers").description("the workers of the mesh");
   workers
