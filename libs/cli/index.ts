@@ -63,7 +63,7 @@ export async function runCommandLine(args: readonly string[], services: readonly
     .argument("<prompt...>", "what would be asked")
     .option("-m, --model <model>", "model, worker/model, route, or auto", "auto")
     .addOption(new Option("--strategy <strategy>", "instead of the configured one").choices(STRATEGY_NAMES))
-    .option("--image <file...>", "pictures that would go along")
+    .option("--image <file>", "a picture that would go along; may be given several times", collect)
     .addOption(address)
     .addOption(key)
     .addOption(json)
@@ -105,6 +105,10 @@ export async function runCommandLine(args: readonly string[], services: readonly
     return explain(error);
   }
   return exitCode;
+}
+
+function collect(value: string, values: readonly string[] = []): readonly string[] {
+  return [...values, value];
 }
 
 /** What helps on the command line. */
