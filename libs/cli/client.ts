@@ -1,10 +1,7 @@
 /** Commands that ask a node that runs, over gRPC like any other client. */
 import { randomUUID } from "node:crypto";
-import Table from "cli-table3";
 import { HealthServiceDefinition, Status } from "../gen/cortex/health/v1/health.ts";
 import { FinishReason, Role, type Served, type Usage } from "../gen/cortex/llm/v1/llm.ts";
-import { BreakerState, Health, type KeyInfo, KeyState } from "../gen/cortex/provider/v1/provider.ts";
-import { Locality, RegistryServiceDefinition } from "../gen/cortex/registry/v1/registry.ts";
 import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
 import { type Call, type Channel, connect, startCall } from "../rpc/index.ts";
 import { NO_TRACE } from "../telemetry/index.ts";
@@ -77,66 +74,6 @@ export async function chat(prompt: string, options: ClientOptions & { readonly m
   process.stderr.write(
     `\n${served?.worker}/${served?.model}: first token after ${((firstTokenMs ?? 0) / 1_000).toFixed(2)} s${speed}\n`,
   );
-  return 0;
-}
-
-const HEALTH_NAMES: Record<Health, string> = {
-  [Health.UNSPECIFIED]: "unknown",
-  [Health.AVAILABLE]: "available",
-  [Health.BUSY]: "busy",
-  [Health.UNAVAILABLE]: "unavailable",
-};
-
-const BREAKER_NAMES: Record<BreakerState, string> = {
-  [BreakerState.UNSPECIFIED]: "unknown",
-  [BreakerState.CLOSED]: "closed",
-  [BreakerState.OPEN]: "open",
-  [BreakerState.HALF_OPEN]: "half-open",
-};
-
-const KEY_NAMES: Record<KeyState, string> = {
-  [KeyState.UNSPECIFIED]: "unknown",
-  [KeyState.AVAILABLE]: "available",
-  [KeyState.RESTING]: "resting",
-  [KeyState.OUT]: "out",
-};
-
-/** `2 of 3` when one can't be used; nothing for a worker without keys. */
-function summarizeKeys(keys: readonly KeyInfo[]): string {
-  const usable = keys.filter(({ state }) => state === KeyState.AVAILABLE).length;
-  if (keys.length === 0) return "";
-  return usable === keys.length ? String(keys.length) : `${usable} of ${keys.length}`;
-}
-
-/** Prints the workers of the mesh. */
-export async function listWorkers(options: ClientOptions & { readonly provider: string }): Promise<number> {
-  const { workers } = await withNode(options, QUESTION_TIMEOUT_MS, (channel, call) =>
-    channel
-      .client(RegistryServiceDefinition)
-      .list({ provider: options.provider, locality: Locality.UNSPECIFIED }, call),
-  );
-  const rows = workers.flatMap(({ info, node }) => (info === undefined ? [] : [{ info, node }]));
-  if (options.json === true) {
-    const plain = rows.map(({ info, node }) => ({
-      ...info,
-      health: HEALTH_NAMES[info.health],
-      breaker: BREAKER_NAMES[info.breaker],
-      keys: info.keys.map((key) => ({ ...key, state: KEY_NAMES[key.state] })),
-      node,
-    }));
-    process.stdout.write(`${JSON.stringify(plain, null, 2)}\n`);
-    return 0;
-  }
-  const nobody = `no workers ${options.provider === "" ? "" : `of provider ${options.provider} `}are running`;
-  const head = ["worker", "provider", "priority", "health", "breaker", "keys", "active", "models", "node"];
-  const table = new Table({ head, style: { head: [], border: [] } });
-  for (const { info, node } of rows) {
-    const { name, provider, priority, health, breaker, keys, activeRequests, models } = info;
-    const shown = models.length > 3 ? `${models.slice(0, 3).join(", ")} +${models.length - 3}` : models.join(", ");
-    const state = [HEALTH_NAMES[health], BREAKER_NAMES[breaker], summarizeKeys(keys)];
-    table.push([name, provider, priority, ...state, activeRequests, shown, node]);
-  }
-  process.stdout.write(rows.length === 0 ? `${nobody}\n` : `${table.toString()}\n`);
   return 0;
 }
 

@@ -3,10 +3,11 @@ import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
 import { ConfigurationError, type ServiceEntry, STRATEGY_NAMES, StartError } from "../host/index.ts";
 import { type Reason, RpcError } from "../rpc/index.ts";
-import { type ClientOptions, chat, health, listWorkers } from "./client.ts";
+import { type ClientOptions, chat, health } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { type ExplainOptions, explainRouting } from "./explain.ts";
 import { run, StartInterrupted, up } from "./node.ts";
+import { addWorkerCommands } from "./workers.ts";
 
 /** Cortex's version, as package.json has it. */
 export const VERSION = (
@@ -70,17 +71,13 @@ export async function runCommandLine(args: readonly string[], services: readonly
     .action(async (prompt: string[], options: ExplainOptions) => {
       exitCode = await explainRouting(prompt.join(" "), options);
     });
-  const workers = program.command("workers").description("the workers of the mesh");
-  workers
-    .command("list")
-    .description("list the workers, where they run and how they are")
-    .option("--provider <provider>", "only those of one provider", "")
-    .addOption(address)
-    .addOption(key)
-    .addOption(json)
-    .action(async (options: ClientOptions & { provider: string }) => {
-      exitCode = await listWorkers(options);
-    });
+  addWorkerCommands(
+    program,
+    (command) => command.addOption(address).addOption(key).addOption(json),
+    (code) => {
+      exitCode = code;
+    },
+  );
   program
     .command("health")
     .description("say how the mesh is; exit code 1 when it can't serve")
@@ -116,6 +113,8 @@ const HINTS: Partial<Record<Reason, string>> = {
   NODE_UNREACHABLE: "Start a node with npm start, or name the one that runs: --address host:port\n",
   ENDPOINT_NOT_FOUND: "That node does not run the service; name one that does: --address host:port\n",
   UNAUTHENTICATED: "Give the key with --key KEY or CORTEX_CLIENT_KEY\n",
+  PERMISSION_DENIED: "Give an administrator's key with --key KEY or CORTEX_CLIENT_KEY\n",
+  WORKER_NOT_FOUND: "cortex workers list shows which there are\n",
 };
 
 /** The exit code of a program that Ctrl-C has ended. */
@@ -129,7 +128,9 @@ function explain(error: unknown): number {
   if (error instanceof ConfigurationError || error instanceof StartError) {
     process.stderr.write(`cortex: ${error.message}\n`);
   } else if (error instanceof RpcError) {
-    process.stderr.write(`cortex: ${error.message} (${error.reason})\n${HINTS[error.reason] ?? ""}`);
+    // A node that answered is there: it is another one, or NATS, that could not be reached, and it has said so.
+    const answered = error.reason === "NODE_UNREACHABLE" && !error.message.startsWith("the node at");
+    process.stderr.write(`cortex: ${error.message} (${error.reason})\n${answered ? "" : (HINTS[error.reason] ?? "")}`);
   } else {
     process.stderr.write(`cortex: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
   }

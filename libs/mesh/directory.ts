@@ -206,7 +206,7 @@ export class MeshDirectory implements Directory {
       this.desiredWorkers().some((desired) => desired.name === name) ||
       this.workers().some(({ info, added }) => info?.name === name && !added);
     if (taken || !(await this.#options.store.create(specification))) {
-      throw new RpcError("WORKER_ALREADY_REGISTERED", `worker ${name} is already registered`);
+      throw new RpcError("WORKER_ALREADY_REGISTERED", `worker ${name} is already registered`, { field: "worker.name" });
     }
     // Somebody drained another worker of this name, which is gone.
     if (this.drainedWorkers().has(name)) await this.#options.store.setDrained(name, false);

@@ -179,7 +179,7 @@ describe("a specification", () => {
 
   it("of an unknown provider hears which ones the nodes of the mesh have adapters for", async () => {
     const error = await refusal(mesh.registry.register({ worker: specification({ provider: "vllm" }) }, admin));
-    expect(error.message).toContain("there are openai, sim");
+    expect(error.message).toContain("adapter for: openai, sim (");
   });
 });
 
@@ -235,7 +235,7 @@ describe("a change", () => {
     ]) {
       expect(await refusal(change)).toMatchObject({
         reason: "INVALID_REQUEST",
-        message: expect.stringContaining("configuration file"),
+        message: expect.stringContaining("change cortex.yaml"),
       });
     }
   });

@@ -73,7 +73,7 @@ export function createRegistry({
   function requireAdded(name: string, field: string): void {
     if (desiredNamed(name) !== undefined) return;
     if (directory.workers().some(({ info, added }) => info?.name === name && !added)) {
-      const message = `worker ${name} comes from a configuration file: change it there, or drain it`;
+      const message = `worker ${name} was not added but configured: change cortex.yaml (or the environment), or drain it`;
       throw new RpcError("INVALID_REQUEST", message, { field });
     }
     // Memory may be a moment behind another node that has just added it: NATS has the last word.

@@ -20,12 +20,12 @@ export function checkSpecification(
   const { name, provider, baseUrl, models, capabilities, keysVariable, preferredNode } = specification;
   demand(NAME.test(name), "name", "has to be lower-case letters, digits and hyphens, at most 64");
   demand(provider !== "", "provider", "is missing");
-  const there = providers.length === 0 ? "no node runs an adapter now" : `there are ${providers.join(", ")}`;
+  const there = providers.length === 0 ? "no node runs one now" : providers.join(", ");
   const hint = " (use openai with a base URL for OpenAI-compatible servers)";
   demand(
     providers.includes(provider),
     "provider",
-    `is none that a node of this mesh has an adapter for; ${there}${hint}`,
+    `has to be one that a node of this mesh has an adapter for: ${there}${hint}`,
   );
   checkBaseUrl(baseUrl);
   demand(!models.includes(""), `models[${models.indexOf("")}]`, "is empty");
