@@ -479,8 +479,21 @@ export function changeOf(directory: RouterState["directory"], waitMs: number, ca
   });
 }
 
+/** Whether what a request needs could change the order of these: the answer is kept for as long as they are. */
 function isChoosy(candidates: readonly Candidate[]): boolean {
-  return candidates.length > 1 && candidates.some(({ capabilities }) => capabilities.size > 0);
+  let choosy = CHOOSY.get(candidates);
+  if (choosy === undefined) {
+    const [first] = candidates;
+    choosy = candidates.some(({ capabilities }) => !isSame(capabilities, first!.capabilities));
+    CHOOSY.set(candidates, choosy);
+  }
+  return choosy;
+}
+
+const CHOOSY = new WeakMap<readonly Candidate[], boolean>();
+
+function isSame(a: ReadonlySet<string>, b: ReadonlySet<string>): boolean {
+  return a === b || (a.size === b.size && a.isSubsetOf(b));
 }
 
 function keyOf({ worker, model }: Candidate): string {
