@@ -69,6 +69,8 @@ export interface TestMesh extends AsyncDisposable {
   node(name: string): TestNode;
   /** Starts one more process with these services. */
   run(...services: string[]): Promise<TestNode>;
+  /** The same under the name `name`, as CORTEX_NODE_NAME gives it. */
+  runAs(name: string, ...services: string[]): Promise<TestNode>;
   /** Everything that all processes have written. */
   output(): string;
   /** The names of the workers that are so, in order, as the registry of {@link grpc} tells. */
@@ -85,9 +87,13 @@ export async function natsServerBin(): Promise<string> {
   });
 }
 
-/** One question to a node over gRPC. */
-export async function ask<T>(address: string, question: (channel: Channel, call: OwnedCall) => Promise<T>): Promise<T> {
-  const channel = connect(address, {});
+/** One question to a node over gRPC, with a client's key if there is one. */
+export async function ask<T>(
+  address: string,
+  question: (channel: Channel, call: OwnedCall) => Promise<T>,
+  clientKey?: string,
+): Promise<T> {
+  const channel = connect(address, { clientKey });
   const call = startCall({ tenant: "", requestId: "test", trace: NO_TRACE, deadlineAtMs: Date.now() + 10_000 });
   try {
     return await question(channel, call);
@@ -112,8 +118,12 @@ export async function startMesh(shape: Shape, options: TestMeshOptions): Promise
     ...options.environment,
   };
 
-  async function start(name: string, args: readonly string[]): Promise<TestNode> {
-    const node = await startNode(name, args, environment);
+  async function start(
+    name: string,
+    args: readonly string[],
+    more: Readonly<Record<string, string>> = {},
+  ): Promise<TestNode> {
+    const node = await startNode(name, args, { ...environment, ...more });
     nodes.push(node);
     return node;
   }
@@ -151,6 +161,7 @@ export async function startMesh(shape: Shape, options: TestMeshOptions): Promise
       nodes,
       node: find,
       run: (...names) => start(names.join("+"), ["run", ...names]),
+      runAs: (name, ...names) => start(name, ["run", ...names], { CORTEX_NODE_NAME: name }),
       output: () => nodes.map((node) => node.output()).join(""),
       workersWithHealth: async (health) => {
         const { workers } = await ask(find("router").grpc, (channel, call) =>

@@ -22,6 +22,8 @@ const NODES_TRIED_MAX = 3;
 export interface Clients {
   /** Makes a service of this node callable without a socket. */
   addLocal<D extends ServiceDefinition>(definition: D, implementation: Service<D>): void;
+  /** A service of this node is not there any more, or not now: its calls go to other nodes. */
+  removeLocal(definition: ServiceDefinition): void;
   /**
    * A service that may have many replicas: this node's own if it has one, else the less busy of two random ones. When a node
    * is lost, or leaves, before it has answered, the call goes to another one. With no replica left: NODE_UNREACHABLE.
@@ -156,6 +158,9 @@ export function createClients(options: ClientsOptions): Clients {
     addLocal(definition, implementation) {
       const bound = bind(definition, implementation, "in_process", options);
       local.set(definition.fullName, bound as unknown as Service<ServiceDefinition>);
+    },
+    removeLocal(definition) {
+      local.delete(definition.fullName);
     },
     service<D extends ServiceDefinition>(definition: D): Service<D> {
       const here = local.get(definition.fullName);

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join as joinPath } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
-import { WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
+import { Health, WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
 import { type NatsServer, resolveNatsServer, startNatsServer } from "../host/nats-server.ts";
 import { createLogger } from "../telemetry/index.ts";
@@ -48,7 +48,7 @@ async function join(name: string, services = ["adapter-sim"]): Promise<Mesh> {
       version: "1",
       zone: "",
     },
-    load: () => ({ callsInFlight: 0, eventLoopDelayMs: 0 }),
+    load: () => ({ callsInFlight: 0, eventLoopDelayMs: 0, problems: [] }),
     log,
     heartbeatMs: 100,
     expiryMs: 800,
@@ -217,12 +217,15 @@ describe("a worker with a preferred node", () => {
     await vi.waitFor(() => expect(other.directory.belongsHere(wanted, false)).toBe(true), soon);
   });
 
-  it("stays where it ran instead until the node that is back has it", async () => {
+  it("stays where it ran instead until the node that is back can serve it", async () => {
     const other = await join("other");
     const gpu = await join("gpu");
     await vi.waitFor(() => expect(other.directory.belongsHere(wanted, false)).toBe(false), soon);
     expect(other.directory.belongsHere(wanted, true)).toBe(true);
     gpu.announceWorker(worker("w"), { added: true });
+    await vi.waitFor(() => expect(other.directory.workers()).toHaveLength(1), soon);
+    expect(other.directory.belongsHere(wanted, true)).toBe(true);
+    gpu.announceWorker({ ...worker("w"), health: Health.AVAILABLE }, { added: true });
     await vi.waitFor(() => expect(other.directory.belongsHere(wanted, true)).toBe(false), soon);
   });
 });

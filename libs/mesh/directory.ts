@@ -8,7 +8,7 @@
  * heard again. So neither an outage of NATS nor the loss of all its data makes a hole in routing.
  */
 import { DrainedWorker, type NodeLoad, NodeRecord, RunningWorker } from "../gen/cortex/mesh/v1/mesh.ts";
-import type { WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
+import { Health, type WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
 import { RpcError } from "../rpc/index.ts";
 import type { Logger } from "../telemetry/index.ts";
@@ -58,7 +58,7 @@ export interface Directory {
   removeDesiredWorker(name: string): Promise<void>;
   /**
    * Whether this node, given that it has the provider's adapter, should run a worker that was added. With `runsHere`, one
-   * that ran here in place of its preferred node stays until it runs there, so that it is always somewhere.
+   * that ran here in place of its preferred node stays until it can serve there, so that it is always somewhere.
    */
   belongsHere(specification: WorkerSpecification, runsHere: boolean): boolean;
   /** The workers that should take no new requests, wherever they come from; the same set until `generation` changes. */
@@ -233,7 +233,7 @@ export class MeshDirectory implements Directory {
     );
     if (!runsHere) return preferred.length === 0;
     const there = new Set(preferred.map(({ id }) => id));
-    return !this.workers().some(({ node, info }) => info?.name === name && there.has(node));
+    return !this.workers().some(({ node, info }) => info?.name === name && there.has(node) && serves(info));
   }
 
   drainedWorkers(): ReadonlySet<string> {
@@ -554,6 +554,11 @@ function keyByte(byte: number): string {
 
 function nodeIdentity(record: NodeRecord): Uint8Array {
   return NodeRecord.encode({ ...record, load: undefined, expiresAtMs: 0 }).finish();
+}
+
+/** It has been asked, and has answered. */
+function serves({ health }: WorkerInfo): boolean {
+  return health === Health.AVAILABLE || health === Health.BUSY;
 }
 
 /** What a worker is and how it fares; not how busy it is this moment. */

@@ -71,7 +71,7 @@ async function join(id: string, more: Partial<JoinOptions> & { services?: string
       version: "1.0.0",
       zone: "here",
     },
-    load: () => ({ callsInFlight: 0, eventLoopDelayMs: 0 }),
+    load: () => ({ callsInFlight: 0, eventLoopDelayMs: 0, problems: [] }),
     log,
     heartbeatMs: HEARTBEAT_MS,
     expiryMs: EXPIRY_MS,
@@ -90,7 +90,7 @@ async function joinInProcess(id: string, workers: string[] = []): Promise<ChildP
     const mesh = await joinMesh({
       natsUrl: ${JSON.stringify(server.url)},
       node: { id: ${JSON.stringify(id)}, name: "", address: "127.0.0.1:2", services: [], interfaces: [${JSON.stringify(ROUTER)}], version: "", zone: "" },
-      load: () => ({ callsInFlight: 0, eventLoopDelayMs: 0 }),
+      load: () => ({ callsInFlight: 0, eventLoopDelayMs: 0, problems: [] }),
       log: createLogger({ level: "silent", readable: false, node: "child" }),
       heartbeatMs: ${HEARTBEAT_MS},
       expiryMs: ${EXPIRY_MS},
@@ -154,14 +154,14 @@ describe("nodes", () => {
   });
 
   it("tell their load without a change of generation, in arrays that stay the same", async () => {
-    let load: NodeLoad = { callsInFlight: 1, eventLoopDelayMs: 2 };
+    let load: NodeLoad = { callsInFlight: 1, eventLoopDelayMs: 2, problems: [] };
     const a = await join("a");
     await join("b", { load: () => load });
     await until(() => ids(a).length === 2);
     const { generation } = a.directory;
     const nodes = a.directory.nodes();
     const serving = a.directory.nodesServing(ROUTER);
-    load = { callsInFlight: 7, eventLoopDelayMs: 3 };
+    load = { callsInFlight: 7, eventLoopDelayMs: 3, problems: [] };
     await until(() => a.directory.node("b")?.load?.callsInFlight === 7);
     expect(serving[1]?.load).toEqual(load);
     expect(a.directory.generation).toBe(generation);

@@ -140,7 +140,7 @@ class Member implements Mesh {
   #wake: (() => void) | undefined;
   #woken = false;
   #warnedOfDouble = false;
-  #load: NodeLoad = { callsInFlight: 0, eventLoopDelayMs: 0 };
+  #load: NodeLoad = { callsInFlight: 0, eventLoopDelayMs: 0, problems: [] };
   readonly #announcer: Announcer;
   readonly #desired: DesiredWorkers;
   /** Which watches were behind at the last check. */
