@@ -31,8 +31,15 @@ export interface Channel extends Carrier {
    * to reconnect by itself.
    */
   onConnection(listener: (connected: boolean) => void): void;
+  /** Ends every call that runs on it, as its node is known to be gone though the connection may not have noticed. */
+  abandonCalls(error: RpcError): void;
   /** Ends the connection; calls on it fail. */
   close(): void;
+}
+
+/** A call that runs. */
+interface Ongoing {
+  abandon(error: RpcError): void;
 }
 
 /** How many messages of a stream wait here for a slow reader before the sender is told to pause. */
@@ -57,6 +64,7 @@ export function connect(address: string, options: ChannelOptions): Channel {
     "grpc.enable_http_proxy": 0,
   });
   let closed = false;
+  const ongoing = new Set<Ongoing>();
 
   function metadataOf(call: Call): Metadata {
     const metadata = new Metadata();
@@ -82,7 +90,7 @@ export function connect(address: string, options: ChannelOptions): Channel {
         if (!method.responseStream) {
           return [
             key,
-            (request: unknown, call: Call) => callUnary(client, described, request, call, metadataOf, address),
+            (request: unknown, call: Call) => callUnary(client, described, request, call, metadataOf, address, ongoing),
           ];
         }
         return [
@@ -101,11 +109,15 @@ export function connect(address: string, options: ChannelOptions): Channel {
                   ),
                 call,
                 address,
+                ongoing,
               ),
           }),
         ];
       });
       return Object.fromEntries(methods) as Service<D>;
+    },
+    abandonCalls(error) {
+      for (const call of [...ongoing]) call.abandon(error);
     },
     onConnection(listener) {
       const channel = client.getChannel();
@@ -142,6 +154,7 @@ function callUnary(
   call: Call,
   metadataOf: (call: Call) => Metadata,
   address: string,
+  ongoing: Set<Ongoing>,
 ): Promise<unknown> {
   return new Promise((resolve, reject) => {
     if (call.signal.aborted) {
@@ -149,6 +162,14 @@ function callUnary(
       return;
     }
     const onAbort = () => rpc.cancel();
+    const self: Ongoing = {
+      abandon(error) {
+        ongoing.delete(self);
+        reject(error);
+        rpc.cancel();
+      },
+    };
+    ongoing.add(self);
     const rpc = client.makeUnaryRequest(
       described.path,
       described.requestSerialize,
@@ -157,6 +178,7 @@ function callUnary(
       metadataOf(call),
       { deadline: call.deadlineAtMs },
       (error, response) => {
+        ongoing.delete(self);
         call.signal.removeEventListener("abort", onAbort);
         if (error === null) resolve(response);
         else reject(toRpcError(error, call, address));
@@ -167,23 +189,31 @@ function callUnary(
 }
 
 /** A stream from another node, read one message at a time; what waits here is bounded, then the sender pauses. */
-class RemoteStream implements AsyncIterator<unknown> {
+class RemoteStream implements AsyncIterator<unknown>, Ongoing {
   readonly #rpc: ClientReadableStream<unknown> | undefined;
   readonly #signal: AbortSignal;
   readonly #onAbort = () => this.#rpc?.cancel();
   readonly #waiting: unknown[] = [];
+  readonly #ongoing: Set<Ongoing>;
   #pending: { resolve(result: IteratorResult<unknown>): void; reject(error: RpcError): void } | undefined;
   #failure: RpcError | undefined;
   #ended = false;
 
-  constructor(start: (options: { deadline: number }) => ClientReadableStream<unknown>, call: Call, address: string) {
+  constructor(
+    start: (options: { deadline: number }) => ClientReadableStream<unknown>,
+    call: Call,
+    address: string,
+    ongoing: Set<Ongoing>,
+  ) {
     this.#signal = call.signal;
+    this.#ongoing = ongoing;
     if (call.signal.aborted) {
       this.#end(abortReason(call.signal));
       return;
     }
     const rpc = start({ deadline: call.deadlineAtMs });
     this.#rpc = rpc;
+    ongoing.add(this);
     call.signal.addEventListener("abort", this.#onAbort, { once: true });
     rpc.on("data", (message: unknown) => {
       if (this.#pending !== undefined) {
@@ -215,6 +245,11 @@ class RemoteStream implements AsyncIterator<unknown> {
     });
   }
 
+  abandon(error: RpcError): void {
+    this.#end(error);
+    this.#rpc?.cancel();
+  }
+
   return(): Promise<IteratorResult<unknown>> {
     if (!this.#ended) {
       this.#end(undefined);
@@ -227,6 +262,7 @@ class RemoteStream implements AsyncIterator<unknown> {
   #end(failure: RpcError | undefined): void {
     if (this.#ended) return;
     this.#ended = true;
+    this.#ongoing.delete(this);
     this.#signal.removeEventListener("abort", this.#onAbort);
     const pending = this.#pending;
     this.#pending = undefined;

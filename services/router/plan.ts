@@ -493,7 +493,7 @@ function isChoosy(candidates: readonly Candidate[]): boolean {
 const CHOOSY = new WeakMap<readonly Candidate[], boolean>();
 
 function isSame(a: ReadonlySet<string>, b: ReadonlySet<string>): boolean {
-  return a === b || (a.size === b.size && a.isSubsetOf(b));
+  return a === b || (a.size === b.size && [...a].every((word) => b.has(word)));
 }
 
 function keyOf({ worker, model }: Candidate): string {
