@@ -64,6 +64,10 @@ export function createClients(options: ClientsOptions): Clients {
   // A node that has left for good gives its connection back, and one that has moved gets another.
   const stopWatching = directory.onChange(() => {
     for (const [id, peer] of peers) {
+      // Silent for so long that it is taken for dead: what it was doing for us it won't finish.
+      if (peer.callsInFlight > 0 && !directory.known(id)) {
+        peer.channel.abandonCalls(new RpcError("NODE_UNREACHABLE", `node ${id} has fallen silent`));
+      }
       if (peer.callsInFlight === 0 && directory.node(id)?.address !== peer.channel.address) {
         peers.delete(id);
         peer.channel.close();
