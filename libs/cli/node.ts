@@ -29,6 +29,10 @@ const NATS_URL_FILE = "nats-url";
 /** A second Ctrl-C ends the process at once; npm passes the first one on a second time, which is not meant so. */
 const IMPATIENT_AFTER_MS = 1_000;
 
+/** How long what runs may go on in a process that has failed in an unknown way. */
+const FAILED_DRAIN_MS = 5_000;
+const UNCAUGHT = "uncaught";
+
 /** The names of the providers that the adapters of `services` speak to. */
 export function providersOf(services: readonly ServiceEntry[]): string[] {
   return services.flatMap(({ adapter }) => (adapter === undefined ? [] : [adapter.provider]));
@@ -128,19 +132,55 @@ async function untilStopped(
     version: options.version,
     readableLogs: options.json !== true && process.stderr.isTTY === true,
   });
+  const failure = uncaughtFailure();
   const node = await Promise.race([starting, stop.requested.then(() => undefined)]);
   if (node === undefined) {
     starting.catch(() => {});
     throw new StartInterrupted();
   }
+  failure.watch(node);
   greet(node, configuration, natsUrl, options.json === true);
-  const ended = await Promise.race([stop.requested, nats?.exited ?? stop.requested]);
-  if (typeof ended === "object" && !ended.expected) {
-    process.stderr.write(`cortex: nats-server has ended by itself:\n${ended.lines.join("\n")}\n`);
-  }
-  await node.stop();
+  const ended = await Promise.race([stop.requested, failure.happened, nats?.exited ?? stop.requested]);
+  const natsEnded = typeof ended === "object" && !ended.expected;
+  if (natsEnded) process.stderr.write(`cortex: nats-server has ended by itself:\n${ended.lines.join("\n")}\n`);
+  const failed = ended === UNCAUGHT;
+  await node.stop(failed ? FAILED_DRAIN_MS : undefined);
   stop.release();
-  return typeof ended === "object" && !ended.expected ? 1 : 0;
+  failure.release();
+  return natsEnded || failed ? 1 : 0;
+}
+
+/**
+ * Watches for what is thrown and caught by nobody. Of a service of the node, the service is restarted and the process goes on;
+ * otherwise nobody knows what is broken: `happened` resolves, and the process should end.
+ */
+function uncaughtFailure(): { happened: Promise<typeof UNCAUGHT>; watch(node: RunningNode): void; release(): void } {
+  let node: RunningNode | undefined;
+  let resolve: (happened: typeof UNCAUGHT) => void;
+  const happened = new Promise<typeof UNCAUGHT>((done) => {
+    resolve = done;
+  });
+  const onError = (error: unknown) => {
+    if (node?.uncaught(error) === true) return;
+    if (node === undefined) {
+      process.stderr.write(`cortex: ${error instanceof Error ? error.stack : String(error)}\n`);
+      process.exit(1);
+    }
+    node.log.fatal({ err: error }, "an error that belongs to no service was caught by nobody; the node ends");
+    resolve(UNCAUGHT);
+  };
+  process.on("uncaughtException", onError);
+  process.on("unhandledRejection", onError);
+  return {
+    happened,
+    watch(running) {
+      node = running;
+    },
+    release() {
+      process.off("uncaughtException", onError);
+      process.off("unhandledRejection", onError);
+    },
+  };
 }
 
 /** Resolves at SIGINT or SIGTERM. While the node drains, another one, meant impatiently, ends the process at once. */
@@ -168,11 +208,11 @@ function stopSignal(): { requested: Promise<string>; release(): void } {
 }
 
 function greet(node: RunningNode, configuration: Configuration, natsUrl: string, json: boolean): void {
-  const { host, grpcAddress, addresses } = node;
+  const { nodeId, grpcAddress, addresses } = node;
   if (json) {
     const ready = {
       event: "ready",
-      node: host.nodeId,
+      node: nodeId,
       rest: addresses["REST"] ?? null,
       grpc: grpcAddress,
       nats: natsUrl,
@@ -180,10 +220,10 @@ function greet(node: RunningNode, configuration: Configuration, natsUrl: string,
     process.stdout.write(`${JSON.stringify(ready)}\n`);
     return;
   }
-  const lines = ["", `Cortex is ready (node ${host.nodeId})`, ""];
+  const lines = ["", `Cortex is ready (node ${nodeId})`, ""];
   for (const [name, address] of Object.entries(addresses)) lines.push(`  ${name.padEnd(8)} ${address}`);
   lines.push(`  gRPC     ${grpcAddress}`, `  NATS     ${natsUrl.replace(/\/\/[^@/]*@/, "//")}`);
-  const workers = host.workers.workers().map((worker) => worker.info());
+  const workers = node.workers.workers().map((worker) => worker.info());
   for (const { name, provider, baseUrl, health, models, simulated } of workers) {
     const where = simulated ? "a simulation: no model behind it" : `${provider} at ${baseUrl}`;
     const state =

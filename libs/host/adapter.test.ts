@@ -52,7 +52,7 @@ afterAll(async () => {
 
 async function joined(id: string): Promise<Mesh> {
   const node = { id, name: id, address: "127.0.0.1:1", services: [], interfaces: [], version: "1", zone: "" };
-  const load = () => ({ callsInFlight: 0, eventLoopDelayMs: 0 });
+  const load = () => ({ callsInFlight: 0, eventLoopDelayMs: 0, problems: [] });
   const mesh = await joinMesh({ natsUrl: nats.url, node, load, log });
   ends.push(() => mesh.leave());
   return mesh;
@@ -75,6 +75,9 @@ async function start(name: string, settings: Partial<WorkerSettings>) {
   const host = {
     nodeId: `${name}-runs`,
     configuration: { workers: [worker] },
+    onConfiguration: () => () => {},
+    run: (_name: string, loop: (signal: AbortSignal) => Promise<void>) => void loop(new AbortController().signal),
+    problem: () => {},
     mesh,
     workers,
     tracer: silentTracer,

@@ -194,10 +194,12 @@ colour: blue
     expect(() => load("colour: blue")).toThrow(file);
     expect(() => fromEnvironment({ PORT: "x" })).toThrow(/^the configuration is not right:\n/);
     expect(() => loadConfiguration({ file: join(folder, "none.yaml"), providers: [], environment: {} })).toThrow(
-      /none\.yaml is not right:\n  - it can't be read/,
+      /none\.yaml is not right:\n {2}- it can't be read/,
     );
     const environment = { CORTEX_CONFIG: join(folder, "other.yaml") };
-    expect(() => loadConfiguration({ providers: [], environment })).toThrow(/other\.yaml is not right:\n  - it can't be read/);
+    expect(() => loadConfiguration({ providers: [], environment })).toThrow(
+      /other\.yaml is not right:\n {2}- it can't be read/,
+    );
   });
 
   it.each([

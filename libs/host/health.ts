@@ -10,7 +10,7 @@ export function checkMesh(
   options: {
     readonly version: string;
     readonly uptimeS: number;
-    /** What else is wrong with this node. */
+    /** What else is wrong with this node; the other ones say it in their heartbeats. */
     readonly problems: readonly string[];
   },
 ): CheckResponse {
@@ -25,6 +25,9 @@ export function checkMesh(
   const count = (state: Health) => states.filter((known) => known === state).length;
   const [available, busy, unavailable] = [count(Health.AVAILABLE), count(Health.BUSY), count(Health.UNAVAILABLE)];
   const problems = [...options.problems];
+  for (const { id, name, load } of mesh.directory.nodes()) {
+    if (id !== mesh.nodeId) for (const problem of load?.problems ?? []) problems.push(`node ${name || id}: ${problem}`);
+  }
   for (const [name, health] of best) if (health === Health.UNAVAILABLE) problems.push(`worker ${name} is unavailable`);
   if (!mesh.connected) problems.push("NATS is away: the directory is as it was, and changes are not seen");
   if (best.size === 0) problems.push("no worker is running");

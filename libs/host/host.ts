@@ -27,6 +27,13 @@ export interface Host {
   readonly log: Logger;
   /** Makes a service reachable: in this node, from other nodes, and for any gRPC client. */
   serve<D extends ServiceDefinition>(definition: D, implementation: Service<D>): void;
+  /**
+   * Runs a loop of the service in the background until `signal` is aborted: when the service stops, or crashes. A loop that
+   * rejects has crashed, and its service with it, which is then restarted alone.
+   */
+  run(name: string, loop: (signal: AbortSignal) => Promise<void>): void;
+  /** Something is wrong that people should know, in a sentence; undefined when it is mended. Whoever asks for health reads it. */
+  problem(name: string, sentence: string | undefined): void;
   /** How the mesh is, seen from here, from memory. */
   health(): CheckResponse;
   /** Whom an `Authorization` header proves; throws UNAUTHENTICATED. */
@@ -49,7 +56,8 @@ export interface ServiceEntry {
   readonly name: string;
   /** What it answers over gRPC. */
   readonly interfaces: readonly ServiceDefinition[];
-  start(host: Host): Promise<RunningService>;
+  /** Starts it. After a crash it is started again, and given what had run before, which may still serve its last requests. */
+  start(host: Host, before?: RunningService): Promise<RunningService>;
   /** Of an adapter: the provider that it speaks to, and how to make a worker of it. */
   readonly adapter?: {
     readonly provider: string;

@@ -4,7 +4,7 @@
  */
 import { type FSWatcher, watch } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import type { Logger } from "../telemetry/index.ts";
 import { type Configuration, ConfigurationError } from "./config.ts";
@@ -64,7 +64,7 @@ export class LiveConfiguration {
   get problem(): string | undefined {
     if (this.#problem === undefined) return undefined;
     const { since, problems } = this.#problem;
-    const what = `the configuration file ${this.#current.filePath} has mistakes since ${since.toISOString()}`;
+    const what = `the configuration file ${basename(this.#current.filePath)} has mistakes since ${since.toISOString()}`;
     return `${what}, so the one before it holds: ${problems.join("; ")}`;
   }
 

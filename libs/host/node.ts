@@ -2,16 +2,19 @@
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { monitorEventLoopDelay } from "node:perf_hooks";
-import { createProviderService } from "../adapter/index.ts";
+import { createProviderService, type ProviderService } from "../adapter/index.ts";
+import { ConfigurationChanged, ServiceChanged, ServiceChanged_Change } from "../gen/cortex/events/v1/events.ts";
 import { ProviderServiceDefinition } from "../gen/cortex/provider/v1/provider.ts";
 import { createClients, joinMesh } from "../mesh/index.ts";
-import { type Caller, createGrpcServer, type GrpcServer } from "../rpc/index.ts";
-import { createLogger, setLevel, startTracer } from "../telemetry/index.ts";
+import { type Caller, createGrpcServer, type GrpcServer, RpcError } from "../rpc/index.ts";
+import { createLogger, EVENT, type Logger, NO_TRACE, setLevel, startTracer } from "../telemetry/index.ts";
 import { createAuthenticator, sameSecret } from "./authentication.ts";
 import type { Configuration } from "./config.ts";
 import { checkMesh } from "./health.ts";
-import { type Host, type RunningService, type ServiceEntry, StartError } from "./host.ts";
+import { type Host, type ServiceEntry, StartError } from "./host.ts";
 import { LiveConfiguration } from "./live-configuration.ts";
+import { Serving } from "./serving.ts";
+import { type ServiceLife, Supervisor } from "./supervisor.ts";
 import { publishLoads } from "./worker-loads.ts";
 
 /** How long the others may take to hear that a node drains; only then it stops listening. */
@@ -34,13 +37,20 @@ export interface NodeOptions {
 
 /** A node that runs. */
 export interface RunningNode {
-  readonly host: Host;
+  readonly nodeId: string;
+  readonly log: Logger;
+  readonly workers: ProviderService;
   /** host:port of its gRPC server. */
   readonly grpcAddress: string;
   /** Where people reach its services: `REST` → `http://127.0.0.1:8080`. */
   readonly addresses: Readonly<Record<string, string>>;
-  /** Drains and ends the node: streams that run end whole, new calls go elsewhere. */
-  stop(): Promise<void>;
+  /**
+   * Something was thrown in this process that nobody has caught. True when it is one of this node's services: that one is
+   * restarted alone. Otherwise nobody knows what is broken, and the process should end.
+   */
+  uncaught(error: unknown): boolean;
+  /** Drains and ends the node: streams that run end whole, new calls go elsewhere. `drainMs` takes the configuration's place. */
+  stop(drainMs?: number): Promise<void>;
 }
 
 /** Starts a node. Throws StartError for what its user can mend. */
@@ -61,6 +71,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   const undo: (() => unknown)[] = [() => tracer.shutdown()];
   try {
     let authenticate = createAuthenticator(configuration.clients);
+    let problems: () => string[] = () => [];
     let meshSecret: () => string | undefined = () => undefined;
     const interfaces = [...new Set(services.flatMap((service) => service.interfaces.map(({ fullName }) => fullName)))];
     const grpc = createGrpcServer({
@@ -96,7 +107,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       load: () => {
         const eventLoopDelayMs = eventLoop.percentile(99) / 1e6;
         eventLoop.reset();
-        return { callsInFlight: grpc.callsInFlight, eventLoopDelayMs };
+        return { callsInFlight: grpc.callsInFlight, eventLoopDelayMs, problems: problems() };
       },
       log,
     }).catch((error: unknown) => {
@@ -113,43 +124,60 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       initial: configuration,
       load: options.reload ?? (() => configuration),
       log,
-      onReloaded: () => {},
+      onReloaded({ accepted, problems }) {
+        const event = { node: nodeId, accepted, problems: problems.length };
+        mesh.events.publish(EVENT.configurationChanged, ConfigurationChanged, event, NO_TRACE);
+      },
     });
     live.onChange(({ clients: known, log: { level } }) => {
       authenticate = createAuthenticator(known);
       setLevel(log, level);
     });
-    const host: Host = {
-      nodeId,
-      get configuration() {
-        return live.current;
+    const supervisor = new Supervisor({
+      log,
+      hostFor: (life) => createHost(life, node),
+      drainMs: () => live.current.node.drainMs,
+      onChange({ service, change, error }) {
+        const event: ServiceChanged = {
+          change: change === "crashed" ? ServiceChanged_Change.CRASHED : ServiceChanged_Change.RESTARTED,
+          node: nodeId,
+          service,
+          reason: change === "crashed" ? RpcError.from(error).reason : "",
+        };
+        mesh.events.publish(EVENT.serviceChanged, ServiceChanged, event, NO_TRACE);
       },
-      onConfiguration: (listener) => live.onChange(listener),
+    });
+    undo.push(() => supervisor.stop());
+    const troubles = new Map<string, string>();
+    problems = () => [
+      ...(live.problem === undefined ? [] : [live.problem]),
+      ...supervisor.problems(),
+      ...troubles.values(),
+    ];
+    const node: NodeParts = {
+      nodeId,
       mesh,
       clients,
       workers,
       tracer,
       log,
+      live,
+      troubles,
+      serving: new Serving(clients, grpc),
       authenticate: (authorization) => authenticate(authorization),
-      serve(definition, implementation) {
-        clients.addLocal(definition, implementation);
-        grpc.add(definition, implementation);
-      },
       health: () =>
         checkMesh(mesh, {
           version,
           uptimeS: (performance.now() - startedAtMs) / 1_000,
-          problems: live.problem === undefined ? [] : [live.problem],
+          problems: problems(),
         }),
     };
-    if (services.some(({ adapter }) => adapter !== undefined)) host.serve(ProviderServiceDefinition, workers.service);
+    if (services.some(({ adapter }) => adapter !== undefined)) {
+      node.serving.open(ProviderServiceDefinition, workers.service);
+    }
 
     // Adapters ask their providers whether they are there, so services start side by side.
-    const started = await Promise.allSettled(services.map((service) => service.start(host)));
-    const running = started.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
-    for (const service of running) if (service.stop !== undefined) undo.push(() => service.stop!());
-    const failed = started.find((outcome) => outcome.status === "rejected");
-    if (failed !== undefined) throw failed.reason;
+    await supervisor.start(services);
     if (options.reload !== undefined) {
       live.follow();
       undo.push(() => live.stop());
@@ -159,11 +187,19 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
 
     let stopped: Promise<void> | undefined;
     return {
-      host,
+      nodeId,
+      log,
+      workers,
       grpcAddress,
-      addresses: Object.assign({}, ...running.map(({ addresses }) => addresses ?? {})) as Record<string, string>,
-      stop() {
-        stopped ??= stopNode(host, grpc, running, undo);
+      get addresses() {
+        const all = supervisor.running().map(({ addresses }) => addresses ?? {});
+        return Object.assign({}, ...all) as Record<string, string>;
+      },
+      uncaught: (error) => supervisor.uncaught(error),
+      stop(drainMs) {
+        stopped ??= stopNode(node, grpc, supervisor, drainMs ?? live.current.node.drainMs).then(() =>
+          unwind(undo, log),
+        );
         return stopped;
       },
     };
@@ -173,24 +209,60 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   }
 }
 
-async function stopNode(
-  host: Host,
-  grpc: GrpcServer,
-  running: readonly RunningService[],
-  undo: (() => unknown)[],
-): Promise<void> {
-  const { log, mesh, configuration } = host;
-  const { drainMs } = configuration.node;
+/** What the services of a node share. */
+interface NodeParts
+  extends Pick<Host, "nodeId" | "mesh" | "clients" | "workers" | "tracer" | "log" | "authenticate" | "health"> {
+  readonly live: LiveConfiguration;
+  readonly serving: Serving;
+  /** What services have told to be wrong, by service and name. */
+  readonly troubles: Map<string, string>;
+}
+
+/** The node as a service sees it in one of its lives; what it is given ends with that life. */
+function createHost(life: ServiceLife, node: NodeParts): Host {
+  const { live, serving, troubles, ...shared } = node;
+  const within: ServiceLife["within"] = (work, ...args) => life.within(work, ...args);
+  return {
+    ...shared,
+    get configuration() {
+      return live.current;
+    },
+    onConfiguration(listener) {
+      const stop = live.onChange((configuration, before) => {
+        try {
+          life.within(listener, configuration, before);
+        } catch (error) {
+          life.crash(error);
+        }
+      });
+      life.finally(stop);
+      return stop;
+    },
+    serve(definition, implementation) {
+      life.finally(serving.open(definition, implementation, within));
+    },
+    run: (name, loop) => life.run(name, loop),
+    problem(name, sentence) {
+      const key = `${life.service}: ${name}`;
+      if (sentence === undefined) troubles.delete(key);
+      else {
+        if (!troubles.has(key)) life.finally(() => troubles.delete(key));
+        troubles.set(key, sentence);
+      }
+    },
+  };
+}
+
+async function stopNode(node: NodeParts, grpc: GrpcServer, supervisor: Supervisor, drainMs: number): Promise<void> {
+  const { log, mesh } = node;
   const startedAtMs = performance.now();
   log.info("draining: what runs ends whole, new calls go elsewhere");
   await mesh.drain();
   grpc.drain();
   // Calls that are on their way to this node still arrive; with nobody else there, there are none.
   if (mesh.directory.nodes().length > 1) await new Promise((resolve) => setTimeout(resolve, DRAIN_NOTICE_MS));
-  const drained = Promise.all(running.map((service) => service.drain?.()));
-  await Promise.race([drained, new Promise((resolve) => setTimeout(resolve, drainMs).unref())]);
+  await Promise.race([supervisor.drain(), new Promise((resolve) => setTimeout(resolve, drainMs).unref())]);
   await grpc.close(Math.max(0, drainMs - (performance.now() - startedAtMs)));
-  await unwind(undo, log);
 }
 
 async function unwind(undo: (() => unknown)[], log: Host["log"]): Promise<void> {

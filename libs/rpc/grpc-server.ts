@@ -50,6 +50,8 @@ export interface GrpcServerOptions extends CarrierDependencies {
 export interface GrpcServer {
   /** Serves a service from now on, whether or not the server listens already. */
   add<D extends ServiceDefinition>(definition: D, implementation: Service<D>): void;
+  /** What the health service says of a service that was added: whether it can be called now. */
+  setServing(definition: ServiceDefinition, serving: boolean): void;
   /** Starts listening; 0 takes a free port. Returns the port. Rejects with the system's error (EADDRINUSE …). */
   listen(host: string, port: number): Promise<number>;
   /** Calls that are being served now. */
@@ -75,6 +77,7 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
   const visible = [...options.interfaces, HEALTH_SERVICE];
   new ReflectionService(reflected(options.descriptors), { services: visible }).addToServer(server);
   const served: string[] = [];
+  let draining = false;
   let callsInFlight = 0;
 
   function accept(metadata: Metadata, deadline: Date | number): OwnedCall {
@@ -111,6 +114,9 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
       health.setStatus(definition.fullName, "SERVING");
       served.push(definition.fullName);
     },
+    setServing({ fullName }, serving) {
+      health.setStatus(fullName, serving && !draining ? "SERVING" : "NOT_SERVING");
+    },
     async listen(host, port) {
       const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
       return new Promise((resolve, reject) => {
@@ -124,6 +130,7 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
       return callsInFlight;
     },
     drain() {
+      draining = true;
       for (const name of ["", ...served]) health.setStatus(name, "NOT_SERVING");
     },
     async close(graceMs) {

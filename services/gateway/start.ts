@@ -8,7 +8,7 @@ import { createGatewayServer } from "./server.ts";
 /** Listens on the configured port. */
 export const gateway: ServiceEntry = { name: "gateway", interfaces: [], start };
 
-async function start(host: Host): Promise<RunningService> {
+async function start(host: Host, before?: RunningService): Promise<RunningService> {
   const { configuration } = host;
   const server = createGatewayServer({
     router: () => host.clients.service(RouterServiceDefinition),
@@ -28,11 +28,14 @@ async function start(host: Host): Promise<RunningService> {
       return host.configuration.routing.timeoutMs;
     },
   });
+  // Started again, it is where its clients know it to be, also if the port was to be any free one.
+  const known = configuration.restPort === 0 ? before?.addresses?.["REST"] : undefined;
+  const restPort = known === undefined ? configuration.restPort : Number(new URL(known).port);
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error) =>
       reject(portError(error, "REST", "PORT", configuration.host, configuration.restPort)),
     );
-    server.listen({ host: configuration.host, port: configuration.restPort, backlog: 4_096 }, resolve);
+    server.listen({ host: configuration.host, port: restPort, backlog: 4_096 }, resolve);
   });
   const { port } = server.address() as AddressInfo;
   const name = configuration.host.includes(":") ? `[${configuration.host}]` : configuration.host;

@@ -33,12 +33,14 @@ export interface NodeRecord {
   readonly name: string;
 }
 
-/** How busy a node is. */
+/** How busy a node is, and what is wrong with it. */
 export interface NodeLoad {
   /** Calls that it serves now. */
   readonly callsInFlight: number;
   /** The 99th percentile of the event loop's delay since the last heartbeat. */
   readonly eventLoopDelayMs: number;
+  /** What people should know, in a sentence each: a service that is being restarted, a configuration file with mistakes. */
+  readonly problems: readonly string[];
 }
 
 /** A worker that a node runs. */
@@ -244,7 +246,7 @@ export const NodeRecord: MessageFns<NodeRecord> = {
 };
 
 function createBaseNodeLoad(): NodeLoad {
-  return { callsInFlight: 0, eventLoopDelayMs: 0 };
+  return { callsInFlight: 0, eventLoopDelayMs: 0, problems: [] };
 }
 
 export const NodeLoad: MessageFns<NodeLoad> = {
@@ -254,6 +256,9 @@ export const NodeLoad: MessageFns<NodeLoad> = {
     }
     if (message.eventLoopDelayMs !== 0) {
       writer.uint32(17).double(message.eventLoopDelayMs);
+    }
+    for (const v of message.problems) {
+      writer.uint32(26).string(v!);
     }
     return writer;
   },
@@ -287,6 +292,14 @@ export const NodeLoad: MessageFns<NodeLoad> = {
             message.eventLoopDelayMs = reader.double();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.problems.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -306,6 +319,7 @@ export const NodeLoad: MessageFns<NodeLoad> = {
     const message = createBaseNodeLoad() as any;
     message.callsInFlight = object.callsInFlight ?? 0;
     message.eventLoopDelayMs = object.eventLoopDelayMs ?? 0;
+    message.problems = object.problems?.map((e) => e) || [];
     return message;
   },
 };
