@@ -61,6 +61,10 @@ export const ATTRIBUTE = {
   tenant: "cortex.tenant",
   requestId: "cortex.request_id",
   strategy: "cortex.strategy",
+  /** What the model's name was taken for: "route fast". */
+  resolved: "cortex.resolved",
+  /** What the request needs of a worker: "tools", or "code 0.9" where it is guessed. */
+  needs: "cortex.needs",
 } as const;
 
 /** Subjects of events on NATS; each carries the message of that name in `cortex.events.v1` (WorkerLoads for the load). */

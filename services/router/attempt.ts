@@ -6,7 +6,8 @@ import { CATALOGUE, type Call, type RpcError, withTrace } from "../../libs/rpc/i
 import { ATTRIBUTE, EVENT, SPAN, SPAN_EVENT, type Span, traceFields } from "../../libs/telemetry/index.ts";
 import type { Candidate } from "./candidates.ts";
 import type { RouterState } from "./dependencies.ts";
-import type { RequestTraits } from "./traits.ts";
+import type { Needs } from "./needs.ts";
+import type { PlanTraits } from "./traits.ts";
 
 /** What an attempt is for. */
 export interface AttemptOptions {
@@ -18,7 +19,9 @@ export interface AttemptOptions {
   readonly kind: AttemptKind;
   readonly strategy: StrategyName;
   readonly requestedModel: string;
-  readonly traits: RequestTraits;
+  /** What that name was taken for. */
+  readonly resolved: string;
+  readonly traits: PlanTraits;
   readonly stream: boolean;
   /** An open breaker is to let it through. */
   readonly lastResort: boolean;
@@ -69,6 +72,12 @@ export class Attempt {
       [ATTRIBUTE.attemptKind]: KIND_NAMES[options.kind],
       [ATTRIBUTE.strategy]: options.strategy,
     });
+    if (this.#span.recording) {
+      this.#span.set({
+        [ATTRIBUTE.resolved]: options.resolved,
+        [ATTRIBUTE.needs]: options.traits.needs === undefined ? [] : needsInWords(options.traits.needs),
+      });
+    }
     this.call = withTrace(call, this.#span.context);
   }
 
@@ -159,6 +168,12 @@ export class Attempt {
     };
     events.publish(EVENT.attemptFinished, AttemptFinished, event, this.#span.context);
   }
+}
+
+function needsInWords({ certain, guessed }: Needs): string[] {
+  return [...certain, ...guessed].map(({ capability, certain: sure, confidence }) =>
+    sure ? capability : `${capability} ${confidence.toFixed(1)}`,
+  );
 }
 
 /** An attempt that ended before its worker could name the key was made with this one, if there is only one. */

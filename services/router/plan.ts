@@ -265,6 +265,7 @@ export class Plan {
         kind: options.kind ?? (this.attempts === 1 ? AttemptKind.FIRST : AttemptKind.FAILOVER),
         strategy: this.strategy,
         requestedModel: model,
+        resolved: this.#resolution.resolved,
         traits,
         stream,
         lastResort: options.lastResort ?? false,
