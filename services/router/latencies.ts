@@ -72,7 +72,6 @@ export class Latencies {
     if (workers === undefined) {
       workers = new Map();
       this.#models.set(model, workers);
-      this.#lastWorkers = undefined;
     }
     let measured = workers.get(worker);
     if (measured === undefined) {

@@ -35,6 +35,9 @@ describe("the load of a worker", () => {
     expect(loads.of("w")).toBe(4);
     loads.report(reported("n", { w: 3 }));
     expect(loads.of("w")).toBe(3);
+    // Nothing of its own runs that could end.
+    loads.end("w");
+    expect(loads.of("w")).toBe(3);
   });
 
   it("is the sum over the nodes that run it, until they leave", () => {

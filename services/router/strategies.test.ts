@@ -189,17 +189,24 @@ describe("round_robin", () => {
   });
 
   it("goes on where it was in each set, whatever is asked of other sets", () => {
-    const all = candidatesOf(4);
-    const some = all.slice(0, 3);
-    const others = all.map(({ worker }) => candidateOf(worker, { model: "n" }));
-    const { next } = router();
-    const counts = counted(120, () => {
-      // Were the turns of all sets one, these would take every second turn of it.
-      next("round_robin", all);
-      next("round_robin", others);
-      return next("round_robin", some);
-    });
-    expect(counts).toEqual({ w0000: 40, w0001: 40, w0002: 40 });
+    const [first, second, third] = candidatesOf(3);
+    const both = [first!, second!];
+    for (const other of [
+      [second!],
+      [first!, third!],
+      [first!, second!, third!],
+      candidatesOf(2, () => ({ model: "n" })),
+    ]) {
+      for (const times of [1, 2, 3]) {
+        const { next } = router();
+        // Were the turns of both sets one, the other one would always take the same worker's.
+        const counts = counted(60, () => {
+          for (let time = 0; time < times; time += 1) next("round_robin", other);
+          return next("round_robin", both);
+        });
+        expect(counts).toEqual({ w0000: 30, w0001: 30 });
+      }
+    }
   });
 
   it("gives the successor of one that always fails no more than the others", () => {
@@ -343,6 +350,22 @@ describe("latency", () => {
     expect(mesh.next("latency", candidates)!.worker).toBe("w0001");
     mesh.measured("w0001", 9_000, 2);
     expect(mesh.next("latency", candidates)!.worker).toBe("w0000");
+  });
+
+  it("asks one in twenty of those that are due to be measured again, as long as they have room", () => {
+    const mesh = router();
+    const candidates = candidatesOf(300, () => ({ info: { concurrentRequestsMax: 1 } }));
+    for (const { worker } of candidates) mesh.measured(worker, 1_000);
+    mesh.begin("w0007", 1);
+    mesh.clock.nowMs = 61_000;
+    mesh.measured("w0000", 100);
+    const counts = counted(2_000, () => mesh.next("latency", candidates));
+    const probes = 2_000 - counts["w0000"]!;
+    expect(Math.abs(probes - 100)).toBeLessThan(30);
+    expect(counts["w0007"]).toBeUndefined();
+    expect(Object.keys(counts)).toHaveLength(probes + 1);
+    // All are asked, one after the other, but for the one that has no room.
+    expect(Object.keys(counted(8_000, () => mesh.next("latency", candidates))).includes("w0007")).toBe(false);
   });
 
   it("tries one that was slow again, after a minute, with few requests", () => {

@@ -243,7 +243,6 @@ export class Chooser {
     let chosen = this.#pool[0]!;
     for (let index = 0; index < this.#count; index += 1) {
       const candidate = this.#pool[index]!;
-      if (candidate.info.weight === 0) continue;
       chosen = candidate;
       left -= candidate.info.weight;
       if (left < 0) break;
@@ -315,12 +314,10 @@ export class Chooser {
     let earliestMs = nowMs - PROBE_AFTER_MS;
     for (let index = 0; index < this.#count; index += 1) {
       const candidate = this.#pool[index]!;
-      const measuredAtMs = this.#latencies.measurement(candidate.worker, candidate.model)?.atMs;
-      if (measuredAtMs !== undefined && measuredAtMs >= earliestMs) continue;
-      const triedAtMs = this.#trials.get(candidate)?.lastMs;
-      // Newcomers that nobody has tried yet are as good as the best anyway.
-      if (measuredAtMs === undefined && triedAtMs === undefined) continue;
-      const atMs = Math.max(measuredAtMs ?? Number.NEGATIVE_INFINITY, triedAtMs ?? Number.NEGATIVE_INFINITY);
+      const measuredAtMs =
+        this.#latencies.measurement(candidate.worker, candidate.model)?.atMs ?? Number.NEGATIVE_INFINITY;
+      const triedAtMs = this.#trials.get(candidate)?.lastMs ?? Number.NEGATIVE_INFINITY;
+      const atMs = Math.max(measuredAtMs, triedAtMs);
       const slots = slotsOf(candidate);
       if (atMs >= earliestMs || (slots > 0 && this.#loads.of(candidate.worker) >= slots)) continue;
       longest = candidate;
