@@ -62,7 +62,10 @@ export interface TestMesh extends AsyncDisposable {
   readonly rest: string;
   /** `host:port` of a node that answers the RouterService. */
   readonly grpc: string;
+  /** The nats-server that was started last. */
   readonly nats: NatsServer;
+  /** Starts nats-server again where the last one was that has ended: same port, same data. */
+  reviveNats(): Promise<NatsServer>;
   /** Where its configuration and the data of its nats-server are. */
   readonly folder: string;
   readonly nodes: readonly TestNode[];
@@ -109,7 +112,8 @@ export async function startMesh(shape: Shape, options: TestMeshOptions): Promise
   const config = join(folder, "cortex.yaml");
   // JSON is YAML.
   await writeFile(config, JSON.stringify({ workers: options.workers, ...options.settings }));
-  const nats = await startNatsServer({ bin: await natsServerBin(), storeDir: join(folder, "nats") });
+  const storeDir = join(folder, "nats");
+  let nats = await startNatsServer({ bin: await natsServerBin(), storeDir });
   const nodes: TestNode[] = [];
   const environment = {
     CORTEX_CONFIG: config,
@@ -156,7 +160,13 @@ export async function startMesh(shape: Shape, options: TestMeshOptions): Promise
       shape,
       rest: find("gateway").rest!,
       grpc: find("router").grpc,
-      nats,
+      get nats() {
+        return nats;
+      },
+      reviveNats: async () => {
+        nats = await startNatsServer({ bin: await natsServerBin(), storeDir, port: Number(new URL(nats.url).port) });
+        return nats;
+      },
       folder,
       nodes,
       node: find,
