@@ -12,6 +12,8 @@ import {
   type ServerUnaryCall,
   type ServerWritableStream,
   type sendUnaryData,
+  status,
+  type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import type { PackageDefinition } from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
@@ -72,12 +74,15 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
     // Nodes ping idle connections to notice a dead peer.
     "grpc.keepalive_permit_without_calls": 1,
   });
+  const attendants = new Attendants(server);
   const health = new HealthImplementation({ "": "SERVING" });
-  health.addToServer(server as unknown as Parameters<HealthImplementation["addToServer"]>[0]);
+  health.addToServer(attendants as unknown as Parameters<HealthImplementation["addToServer"]>[0]);
   const visible = [...options.interfaces, HEALTH_SERVICE];
-  new ReflectionService(reflected(options.descriptors), { services: visible }).addToServer(server);
+  const reflection = new ReflectionService(reflected(options.descriptors), { services: visible });
+  reflection.addToServer(attendants as unknown as Server);
   const served: string[] = [];
   let draining = false;
+  let closed = false;
   let callsInFlight = 0;
 
   function accept(metadata: Metadata, deadline: Date | number): OwnedCall {
@@ -115,6 +120,7 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
       served.push(definition.fullName);
     },
     setServing({ fullName }, serving) {
+      if (closed) return;
       health.setStatus(fullName, serving && !draining ? "SERVING" : "NOT_SERVING");
     },
     async listen(host, port) {
@@ -134,12 +140,57 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
       for (const name of ["", ...served]) health.setStatus(name, "NOT_SERVING");
     },
     async close(graceMs) {
+      closed = true;
       const force = setTimeout(() => server.forceShutdown(), graceMs);
+      attendants.close();
       await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
       clearTimeout(force);
     },
   };
 }
+
+/** A stream of health or reflection. */
+type AttendantStream = { emit(event: "error", failure: object): void; on(event: string, listener: () => void): void };
+type Handler = (call: AttendantStream, respond?: unknown) => void;
+
+/**
+ * The health and reflection services on a server. Their streams last as long as their clients like, and nobody's request is
+ * served by them: when the server closes they are ended instead of waited for.
+ */
+class Attendants {
+  readonly #server: Server;
+  readonly #streams = new Set<AttendantStream>();
+
+  constructor(server: Server) {
+    this.#server = server;
+  }
+
+  /** As `Server.addService`. */
+  addService(definition: ServerService, handlers: Readonly<Record<string, Handler>>): void {
+    const watched = Object.entries(handlers).map(([name, handler]): [string, Handler] => [
+      name,
+      (call, respond) => {
+        if (respond === undefined) this.#watch(call);
+        handler(call, respond);
+      },
+    ]);
+    this.#server.addService(definition, Object.fromEntries(watched) as unknown as UntypedServiceImplementation);
+  }
+
+  close(): void {
+    const failure = { code: status.UNAVAILABLE, details: "the node stops" };
+    for (const stream of this.#streams) stream.emit("error", failure);
+    this.#streams.clear();
+  }
+
+  #watch(stream: AttendantStream): void {
+    this.#streams.add(stream);
+    const forget = () => this.#streams.delete(stream);
+    for (const event of ["cancelled", "finish", "error"]) stream.on(event, forget);
+  }
+}
+
+type ServerService = Parameters<Server["addService"]>[0];
 
 const HEALTH_SERVICE = "grpc.health.v1.Health";
 /** `FileDescriptorSet.file`: field 1, length-delimited. */

@@ -1,0 +1,113 @@
+/** How a node's gRPC server ends, seen by clients that hold streams open which no service of the node knows. */
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { type Client, credentials, loadPackageDefinition, type ServiceError } from "@grpc/grpc-js";
+import { loadSync } from "@grpc/proto-loader";
+import { protoPath } from "grpc-health-check";
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
+import { createLogger, silentTracer } from "../telemetry/index.ts";
+import { createGrpcServer } from "./index.ts";
+
+const log = createLogger({ level: "silent", readable: false, node: "test" });
+const reflectionProto = join(
+  dirname(createRequire(import.meta.url).resolve("@grpc/reflection")),
+  "../proto/grpc/reflection/v1/reflection.proto",
+);
+/** What a node's graceful end may take; far more than these tests do. */
+const GRACE_MS = 60_000;
+const ends: (() => unknown)[] = [];
+
+afterEach(async () => {
+  for (const end of ends.splice(0).reverse()) await end();
+});
+
+interface Stream {
+  on(event: "data", listener: (answer: { status: string }) => void): void;
+  on(event: "error", listener: (error: ServiceError) => void): void;
+}
+
+type ReflectionClient = Client & { ServerReflectionInfo(): Stream & { write(question: object): void } };
+type HealthClient = Client & { Watch(request: { service: string }): Stream };
+
+async function start() {
+  const server = createGrpcServer({
+    tracer: silentTracer,
+    log,
+    authenticate: () => ({ trusted: false, tenant: "t", admin: false }),
+    descriptors: readFileSync(new URL("../gen/descriptors.binpb", import.meta.url)),
+    interfaces: [],
+  });
+  const unused = () => Promise.reject(new Error("not asked in this test"));
+  server.add(RouterServiceDefinition, {
+    complete: unused,
+    embed: unused,
+    listModels: unused,
+    explain: unused,
+    stream: () => {
+      throw new Error("not asked in this test");
+    },
+  });
+  const port = await server.listen("127.0.0.1", 0);
+  ends.push(() => server.close(0));
+  const address = `127.0.0.1:${port}`;
+  // biome-ignore lint/suspicious/noExplicitAny: a definition that is loaded at run time has no types.
+  const contract = (file: string) => loadPackageDefinition(loadSync(file, { enums: String })) as any;
+  const client: HealthClient = new (contract(protoPath).grpc.health.v1.Health)(address, credentials.createInsecure());
+  const { ServerReflection } = contract(reflectionProto).grpc.reflection.v1;
+  const reflection: ReflectionClient = new ServerReflection(address, credentials.createInsecure());
+  ends.push(() => {
+    client.close();
+    reflection.close();
+  });
+  return { server, client, reflection };
+}
+
+/** Watches a service as a balancer does, for as long as it is told something. */
+function watch(client: HealthClient, service: string) {
+  const seen: string[] = [];
+  const failed = vi.fn<(error: ServiceError) => void>();
+  const stream = client.Watch({ service });
+  stream.on("data", ({ status }) => seen.push(status));
+  stream.on("error", failed);
+  return { seen, failed };
+}
+
+describe("a gRPC server that closes", () => {
+  it("does not wait for those who watch its health, and tells them", async () => {
+    const { server, client } = await start();
+    const { seen, failed } = watch(client, "");
+    await vi.waitFor(() => expect(seen).toEqual(["SERVING"]));
+    server.drain();
+    await vi.waitFor(() => expect(seen).toEqual(["SERVING", "NOT_SERVING"]));
+    await server.close(GRACE_MS);
+    await vi.waitFor(() => expect(failed).toHaveBeenCalledOnce());
+    expect(failed.mock.calls[0]![0]).toMatchObject({ code: 14 });
+  });
+
+  it("does not wait for those who have asked it what it serves", async () => {
+    const { server, reflection } = await start();
+    const stream = reflection.ServerReflectionInfo();
+    const answers = vi.fn();
+    const failed = vi.fn<(error: ServiceError) => void>();
+    stream.on("data", answers);
+    stream.on("error", failed);
+    stream.write({ listServices: "" });
+    await vi.waitFor(() => expect(answers).toHaveBeenCalledOnce());
+    await server.close(GRACE_MS);
+    await vi.waitFor(() => expect(failed).toHaveBeenCalledOnce());
+  });
+
+  it("tells who watches a service that it can't be called for a while", async () => {
+    const { server, client } = await start();
+    const { seen } = watch(client, RouterServiceDefinition.fullName);
+    await vi.waitFor(() => expect(seen).toEqual(["SERVING"]));
+    server.setServing(RouterServiceDefinition, false);
+    server.setServing(RouterServiceDefinition, true);
+    await vi.waitFor(() => expect(seen).toEqual(["SERVING", "NOT_SERVING", "SERVING"]));
+    await server.close(GRACE_MS);
+    // The service stops after the server: nobody is left to be told, and nothing breaks.
+    server.setServing(RouterServiceDefinition, false);
+  });
+});
