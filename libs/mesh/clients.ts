@@ -107,11 +107,14 @@ export function createClients(options: ClientsOptions): Clients {
     return (peers.get(id)?.callsInFlight ?? 0) + (directory.node(id)?.load?.callsInFlight ?? 0);
   }
 
-  /** The less busy of two random replicas that have not been tried for this call. */
-  function choose(interfaceName: string, tried: readonly string[]): string {
+  /**
+   * The less busy of two random replicas that have not been tried for this call. With none left it throws why the last one
+   * failed: it may have known better than that it can't be reached.
+   */
+  function choose(interfaceName: string, tried: readonly string[], failure: unknown): string {
     const replicas = directory.nodesServing(interfaceName).filter(({ id }) => id !== nodeId && !tried.includes(id));
     if (replicas.length === 0) {
-      throw new RpcError("NODE_UNREACHABLE", `no node that serves ${interfaceName} can be reached`);
+      throw failure ?? new RpcError("NODE_UNREACHABLE", `no node that serves ${interfaceName} can be reached`);
     }
     const one = replicas[Math.floor(random() * replicas.length)]!.id;
     const other = replicas[Math.floor(random() * replicas.length)]!.id;
@@ -126,21 +129,24 @@ export function createClients(options: ClientsOptions): Clients {
 
   async function callUnary(definition: ServiceDefinition, key: string, request: unknown, call: Call): Promise<unknown> {
     const tried: string[] = [];
+    let failure: unknown;
     for (;;) {
-      const id = choose(definition.fullName, tried);
+      const id = choose(definition.fullName, tried, failure);
       tried.push(id);
       try {
         return await methodOf(remote(definition, id).service, key)(request, call);
       } catch (thrown) {
         if (!goesElsewhere(thrown, tried)) throw thrown;
+        failure = thrown;
       }
     }
   }
 
   async function* callStream(definition: ServiceDefinition, key: string, request: unknown, call: Call) {
     const tried: string[] = [];
+    let failure: unknown;
     for (;;) {
-      const id = choose(definition.fullName, tried);
+      const id = choose(definition.fullName, tried, failure);
       tried.push(id);
       let begun = false;
       try {
@@ -154,6 +160,7 @@ export function createClients(options: ClientsOptions): Clients {
         return;
       } catch (thrown) {
         if (begun || !goesElsewhere(thrown, tried)) throw thrown;
+        failure = thrown;
       }
     }
   }
