@@ -5,7 +5,7 @@
  */
 import { type Behaviour, splitModel } from "./behaviour.ts";
 import { type Exceeded, type Limits, RateLimiter } from "./limits.ts";
-import { answer, countWords, type Question, type Said } from "./model.ts";
+import { answer, countWords, type Question, type Said, saidBy } from "./model.ts";
 import { bearerOf, isJson, type Json, modelOf } from "./request.ts";
 import {
   inHalves,
@@ -213,7 +213,7 @@ class Message {
 
   get #stopSequence(): string | null {
     const sequences = Array.isArray(this.#body["stop_sequences"]) ? this.#body["stop_sequences"].map(String) : [];
-    const full = `You said: ${toQuestion(this.#body).said}`;
+    const full = `You said: ${saidBy(toQuestion(this.#body).turns)}`;
     const met = this.#said.reason === "stop" && this.#said.tokens.join("") !== full;
     return (met && sequences.find((sequence) => full.includes(sequence))) || null;
   }
@@ -339,7 +339,23 @@ function wrongRequest(body: Json, model: string): string | undefined {
   if (stop.some((sequence) => String(sequence).trim() === "")) {
     return "stop_sequences: each stop sequence must contain non-whitespace";
   }
-  return wrongSampling(body, model) ?? wrongThinking(body, model) ?? wrongSchema(body, model) ?? wrongMessages(body);
+  return (
+    wrongSampling(body, model) ??
+    wrongThinking(body, model) ??
+    wrongSchema(body, model) ??
+    wrongMessages(body) ??
+    wrongPrefill(body, model)
+  );
+}
+
+/** The conversation ends in the beginning of the answer, which the newer models take no more. */
+function wrongPrefill(body: Json, model: string): string | undefined {
+  const last = messagesOf(body).at(-1);
+  if (last?.["role"] !== "assistant") return undefined;
+  if (generationOf(model) >= 4.6) {
+    return "This model does not support assistant message prefill. The conversation must end with a user message.";
+  }
+  return /\s$/.test(textOf(last)) ? "messages: final assistant content cannot end with trailing whitespace" : undefined;
 }
 
 function wrongSampling(body: Json, model: string): string | undefined {
@@ -461,11 +477,13 @@ function toQuestion(body: Json): Question {
   const choice = isJson(body["tool_choice"]) ? body["tool_choice"] : {};
   const tools = (Array.isArray(body["tools"]) ? body["tools"] : []).filter(isJson);
   const format = isJson(body["output_config"]) ? body["output_config"]["format"] : undefined;
-  const asked = messages.findLast((message) => message["role"] === "user" && hasBlock(message, "text"));
   const texts = [{ content: body["system"] ?? [] }, ...messages].map(textOf);
   const max = body["max_tokens"];
   return {
-    said: textOf(asked ?? {}),
+    turns: messages.map((message) => ({
+      speaker: message["role"] === "assistant" ? "assistant" : hasBlock(message, "text") ? "user" : "other",
+      text: textOf(message),
+    })),
     words: texts.reduce((sum, text) => sum + countWords(text), 0),
     tools:
       choice["type"] === "none"

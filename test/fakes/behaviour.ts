@@ -10,6 +10,7 @@
  *   "error:2"                  an error inside the 200 after two tokens
  *   "status:429,retryAfter:2"  an HTTP error as this provider words it
  *   "tokens:100,tokenMs:20"    a hundred tokens, one each 20 ms
+ *   "continues:whole"          asked to go on with an answer, it begins again; see {@link Continuation}
  *   "pace:groq"                as fast as Groq is; the names are those of pace.ts
  *   "bytes"                    every byte on its own, "drip:5" with 5 ms between, "crlf" with CRLF for line ends
  */
@@ -34,6 +35,23 @@ export type Fault =
 
 const FAULTS: readonly string[] = ["cut", "reset", "end", "stall", "malformed", "error", "garbage"];
 
+/** How the model goes on with an answer that it is given the beginning of, when it does not do as it is told. */
+export type Continuation =
+  /** Straight on, also when it was told to repeat the last words. */
+  | "exact"
+  /** With the last words, more of them than it was told to repeat. */
+  | "tail"
+  /** With all of it. */
+  | "whole"
+  /** With words of its own first. */
+  | "preamble"
+  /** Not at all: it says the same in other words. */
+  | "paraphrase"
+  /** Not at all: it says something else. */
+  | "ignore";
+
+const CONTINUATIONS: readonly string[] = ["exact", "tail", "whole", "preamble", "paraphrase", "ignore"];
+
 /** When it goes wrong: once the request is read, once the headers are sent, or after so many tokens. */
 export type Point = "request" | "headers" | number;
 
@@ -57,6 +75,8 @@ export interface Behaviour {
   readonly text?: string;
   /** How many tokens it says. */
   readonly tokens?: number;
+  /** How it goes on with an answer, instead of as it is told to. */
+  readonly continues?: Continuation;
   /** As fast as this provider is, as far as the times below say nothing else. */
   readonly pace?: PaceName;
   /** Before the headers, as while a model is loaded. */
@@ -94,6 +114,8 @@ function parseWord(word: string): Behaviour {
     case "firstTokenMs":
     case "tokenMs":
       return { [name]: parseCount(value, word) };
+    case "continues":
+      return { continues: parseContinuation(value) };
     case "pace":
       return { pace: parsePace(value) };
     case "drip":
@@ -114,6 +136,11 @@ function parseWord(word: string): Behaviour {
 function parsePoint(value: string): Point {
   if (value === "" || value === "request") return "request";
   return value === "headers" ? "headers" : parseCount(value, value);
+}
+
+function parseContinuation(value: string): Continuation {
+  if (CONTINUATIONS.includes(value)) return value as Continuation;
+  throw new Error(`no such continuation: ${value}; there are ${CONTINUATIONS.join(", ")}`);
 }
 
 function parsePace(value: string): PaceName {

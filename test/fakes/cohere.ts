@@ -4,7 +4,7 @@
  */
 import { type Behaviour, splitModel } from "./behaviour.ts";
 import { answer, countWords, embed, type Question, type Said } from "./model.ts";
-import { bearerOf, functionTools, isJson, type Json, modelOf, textOf } from "./request.ts";
+import { bearerOf, functionTools, isJson, type Json, modelOf, textOf, turnsOf } from "./request.ts";
 import {
   inHalves,
   type Provider,
@@ -410,7 +410,7 @@ function toQuestion(body: Json): Question {
   const max = body["max_tokens"];
   const choice = body["tool_choice"];
   return {
-    said: textOf(messages.findLast((message) => message["role"] === "user")?.["content"]),
+    turns: turnsOf(messages),
     words: messages.reduce((sum, message) => sum + countWords(textOf(message["content"])), 0),
     tools: choice === "NONE" ? [] : functionTools(body["tools"]),
     toolWanted: choice === "REQUIRED",

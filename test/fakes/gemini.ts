@@ -502,12 +502,12 @@ function toQuestion(body: Json): Question {
   const calling = isJson(body["toolConfig"]) ? body["toolConfig"]["functionCallingConfig"] : undefined;
   const { mode, allowedFunctionNames: allowed } = isJson(calling) ? calling : {};
   const config = isJson(body["generationConfig"]) ? body["generationConfig"] : {};
-  const asked = contents.findLast((content) => partsOf(content).some((part) => typeof part["text"] === "string"));
   const max = config["maxOutputTokens"];
   return {
-    said: partsOf(asked ?? {})
-      .map(textOf)
-      .join(""),
+    turns: contents.map((content) => {
+      const text = partsOf(content).map(textOf).join("");
+      return { speaker: content["role"] === "model" ? "assistant" : text === "" ? "other" : "user", text };
+    }),
     words: [...system, ...contents].flatMap(partsOf).reduce((sum, part) => sum + countWords(textOf(part)), 0),
     tools: mode === "NONE" ? [] : toolsOf(body).map(toTool),
     toolWanted: mode === "ANY" && (Array.isArray(allowed) && allowed.length === 1 ? String(allowed[0]) : true),

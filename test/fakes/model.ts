@@ -1,10 +1,16 @@
 /** The model behind the simulated providers: always the same answer to the same question, and no provider's words for it. */
-import type { Behaviour } from "./behaviour.ts";
+import type { Behaviour, Continuation } from "./behaviour.ts";
+
+/** One message of a conversation. */
+export interface Turn {
+  /** Whose it is; `other` for instructions and the results of tools. */
+  readonly speaker: "user" | "assistant" | "other";
+  readonly text: string;
+}
 
 /** What is asked, in no provider's form. */
 export interface Question {
-  /** The text of the last message of the user. */
-  readonly said: string;
+  readonly turns: readonly Turn[];
   /** Of all messages. */
   readonly words: number;
   /** Name and JSON Schema of each tool that may be called. */
@@ -33,11 +39,16 @@ const FILLER = ["and", "so", "it", "goes", "on", "with", "one", "more", "word", 
 
 /**
  * Echoes the user: `You said: hello`. Calls the first tool when the user says "call tool" and every tool at "call tools",
- * with arguments made up from the schema; answers in JSON when that is asked for.
+ * with arguments made up from the schema; answers in JSON when that is asked for. Goes on where its answer stops that the
+ * conversation ends in, or that it is told to go on with.
  */
 export function answer(question: Question, behaviour: Behaviour): Said {
-  const calls = toCalls(question);
-  const full = calls.length > 0 ? [] : toTokens(question, behaviour);
+  const wish = toWish(question.turns);
+  const whole = wholeAnswer(question, wish, behaviour);
+  const goesOn = wish.begun !== "" && whole.startsWith(wish.begun);
+  const calls = goesOn ? [] : toCalls(question, wish);
+  const text = goesOn ? continuation(wish, whole, behaviour.continues) : whole;
+  const full = calls.length > 0 ? [] : toTokens(text);
   const stopped = beforeStop(full, question.stop);
   const cut = question.tokensMax !== undefined && stopped.length > question.tokensMax;
   const tokens = cut ? stopped.slice(0, question.tokensMax) : stopped;
@@ -48,6 +59,11 @@ export function answer(question: Question, behaviour: Behaviour): Said {
     reason: calls.length > 0 ? "tool_calls" : cut ? "length" : "stop",
     usage: { input: question.words, output },
   };
+}
+
+/** The text that the user wants an answer to: without what asks to go on with one. */
+export function saidBy(turns: readonly Turn[]): string {
+  return toWish(turns).said;
 }
 
 /** How many words a text has, which is how many tokens it is taken to have. */
@@ -67,8 +83,56 @@ export function embed(text: string, dimensions: number): number[] {
   return values.map((value) => Math.fround(value / length));
 }
 
-function toCalls(question: Question): Said["calls"] {
-  const { tools, toolWanted, said, afterTool } = question;
+interface Wish {
+  readonly said: string;
+  /** The beginning of the answer, if the conversation has one. */
+  readonly begun: string;
+  /** Set when the user asks to go on with it: what to write first, then the last words to repeat. */
+  readonly told: { readonly marker: string; readonly lastWords: string } | undefined;
+}
+
+/** How a gateway asks to go on. */
+const GO_ON = /cut off .*^Write (\S+) first\. .*The last words are:\n\n(.*)$/ms;
+
+function toWish(turns: readonly Turn[]): Wish {
+  const last = turns.at(-1);
+  const [, marker, lastWords] = (last?.speaker === "user" && GO_ON.exec(last.text)) || [];
+  const told = marker === undefined || lastWords === undefined ? undefined : { marker, lastWords };
+  const asked = told === undefined ? turns : turns.slice(0, -1);
+  const end = asked.at(-1);
+  return {
+    said: asked.findLast(({ speaker }) => speaker === "user")?.text ?? "",
+    begun: end?.speaker === "assistant" ? end.text : "",
+    told,
+  };
+}
+
+/** The rest of the answer as an obedient model gives it, or as the behaviour has it. */
+function continuation({ begun, told }: Wish, whole: string, how: Continuation | undefined): string {
+  const rest = whole.slice(begun.length);
+  const marker = told === undefined ? "" : `${told.marker} `;
+  const lastWords = (count: number) => begun.match(new RegExp(`(?:\\S+\\s+){0,${count - 1}}\\S+$`))?.[0] ?? begun;
+  const obedient = told === undefined ? rest : `${marker}${told.lastWords}${rest}`;
+  switch (how) {
+    case "exact":
+      return rest;
+    case "tail":
+      return `${marker}${lastWords(told === undefined ? 4 : countWords(told.lastWords) + 4)}${rest}`;
+    case "whole":
+      return marker + whole;
+    case "preamble":
+      return `Sure, here it goes:\n\n${obedient}`;
+    case "paraphrase":
+      return `In other words, ${whole.split(/\s+/).toReversed().join(" ")}`;
+    case "ignore":
+      return "I would rather talk about the weather, which is fine.";
+    case undefined:
+      return obedient;
+  }
+}
+
+function toCalls(question: Question, { said }: Wish): Said["calls"] {
+  const { tools, toolWanted, afterTool } = question;
   const asked = /call tools?/i.exec(said)?.[0].toLowerCase();
   if (tools.length === 0 || afterTool || (asked === undefined && toolWanted === false)) return [];
   const named = typeof toolWanted === "string" ? tools.filter(({ name }) => name === toolWanted) : tools;
@@ -76,14 +140,18 @@ function toCalls(question: Question): Said["calls"] {
   return called.map(({ name, parameters }) => ({ name, arguments: example(parameters, 0) }));
 }
 
-function toTokens(question: Question, behaviour: Behaviour): string[] {
-  const echo = `You said: ${question.said}`;
+function wholeAnswer(question: Question, { said }: Wish, behaviour: Behaviour): string {
+  const echo = `You said: ${said}`;
   const text = behaviour.text ?? (question.json === undefined ? echo : toJson(question, echo));
-  // A token is a word with the blank before it.
-  const tokens: string[] = text.match(/\s*\S+|\s+$/g) ?? [];
-  if (behaviour.tokens === undefined) return tokens;
+  if (behaviour.tokens === undefined) return text;
+  const tokens = toTokens(text);
   for (let index = 0; tokens.length < behaviour.tokens; index += 1) tokens.push(` ${FILLER[index % FILLER.length]}`);
-  return tokens.slice(0, behaviour.tokens);
+  return tokens.slice(0, behaviour.tokens).join("");
+}
+
+/** A token is a word with the blank before it. */
+function toTokens(text: string): string[] {
+  return text.match(/\s*\S+|\s+$/g) ?? [];
 }
 
 function toJson(question: Question, echo: string): string {
@@ -119,5 +187,5 @@ function beforeStop(tokens: readonly string[], stop: readonly string[]): readonl
   const text = tokens.join("");
   const ends = stop.map((sequence) => text.indexOf(sequence)).filter((end) => end >= 0);
   if (ends.length === 0) return tokens;
-  return text.slice(0, Math.min(...ends)).match(/\s*\S+|\s+$/g) ?? [];
+  return toTokens(text.slice(0, Math.min(...ends)));
 }

@@ -1,7 +1,7 @@
 /** Ollama, simulated to the byte: https://docs.ollama.com/api. Compact JSON in the order of the server's own structs. */
 import { type Behaviour, splitModel } from "./behaviour.ts";
 import { answer, countWords, embed, type Question, type Said } from "./model.ts";
-import { bearerOf, functionTools, isJson, type Json, modelOf } from "./request.ts";
+import { bearerOf, functionTools, isJson, type Json, modelOf, turnsOf } from "./request.ts";
 import {
   inHalves,
   type Provider,
@@ -194,7 +194,7 @@ function toQuestion(body: Json): Question {
   const format = body["format"];
   const max = options["num_predict"];
   return {
-    said: String(messages.findLast((message) => message["role"] === "user")?.["content"] ?? ""),
+    turns: turnsOf(messages),
     words: messages.reduce((sum, message) => sum + countWords(String(message["content"] ?? "")), 0),
     tools: functionTools(body["tools"]),
     toolWanted: false,

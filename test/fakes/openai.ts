@@ -6,7 +6,7 @@ import { type Behaviour, splitModel } from "./behaviour.ts";
 import { goDuration, type Limits, RateLimiter } from "./limits.ts";
 import { answer, countWords, embed, type Question, type Said } from "./model.ts";
 import { type Fault, FLAVORS, type Flavor, type FlavorName } from "./openai-flavors.ts";
-import { bearerOf, functionTools, isJson, type Json, modelOf, textOf } from "./request.ts";
+import { bearerOf, functionTools, isJson, type Json, modelOf, textOf, turnsOf } from "./request.ts";
 import {
   inHalves,
   type Provider,
@@ -480,7 +480,7 @@ function toQuestion(body: Json): Question {
   const max = body["max_completion_tokens"] ?? body["max_tokens"];
   const stop = body["stop"] ?? [];
   return {
-    said: textOf(messages.findLast((message) => message["role"] === "user")?.["content"]),
+    turns: turnsOf(messages),
     words: messages.reduce((sum, message) => sum + countWords(textOf(message["content"])), 0),
     tools: choice === "none" ? [] : functionTools(body["tools"]),
     toolWanted: choice === "required" ? true : named,

@@ -1,5 +1,5 @@
 /** Reading what a simulated provider is asked. */
-import type { Question } from "./model.ts";
+import type { Question, Turn } from "./model.ts";
 import type { SimulatedRequest } from "./simulator.ts";
 
 /** A JSON object. */
@@ -33,4 +33,12 @@ export function functionTools(tools: unknown): Question["tools"] {
     const { name, parameters } = isJson(tool["function"]) ? tool["function"] : {};
     return { name: String(name), parameters };
   });
+}
+
+/** Messages with a role and a content, as OpenAI has them, and others after it. */
+export function turnsOf(messages: readonly Json[]): Turn[] {
+  return messages.map(({ role, content }) => ({
+    speaker: role === "user" || role === "assistant" ? role : "other",
+    text: textOf(content),
+  }));
 }
