@@ -11,6 +11,7 @@ import { natsServerBin, startMesh, type TestMesh } from "../mesh.ts";
 const CORTEX = new URL("../../services/cortex.ts", import.meta.url).pathname;
 const ROOT = new URL("../..", import.meta.url).pathname;
 const KEY = "client-key-7f3a";
+const ADMIN_KEY = "admin-key-51d0";
 
 interface Outcome {
   readonly code: number | string;
@@ -83,7 +84,12 @@ describe("beside a mesh", () => {
         },
         { name: "gone", provider: "openai", baseUrl: `http://127.0.0.1:${await unusedPort()}/v1`, models: ["g"] },
       ],
-      settings: { clients: [{ key: KEY, tenant: "team-a" }] },
+      settings: {
+        clients: [
+          { key: KEY, tenant: "team-a" },
+          { key: ADMIN_KEY, tenant: "operations", admin: true },
+        ],
+      },
     });
   });
 
@@ -173,6 +179,77 @@ describe("beside a mesh", () => {
     ]);
     expect(none).toMatchObject({ code: 0, stdout: "no workers of provider ollama are running\n" });
     expect(JSON.parse(one.stdout)).toHaveLength(2);
+  });
+
+  it("workers are added, changed, drained and removed, and each command says what has become of it", async () => {
+    const change = (...args: string[]) => ask(["workers", ...args], { CORTEX_CLIENT_KEY: ADMIN_KEY });
+    const list = async (...filter: string[]) =>
+      JSON.parse((await change("list", "--json", ...filter)).stdout) as Record<string, unknown>[];
+    const options = ["--base-url", simulator.url, "--models", "x, y", "--weight", "3", "--concurrent", "5"];
+    const times = ["--first-token-ms", "60000", "--model-properties", '{"x": {"contextTokensMax": 1000}}'];
+    const added = await change("add", "extra", "--provider", "openai", ...options, ...times);
+    expect(added).toMatchObject({ code: 0, stderr: "" });
+    expect(added.stdout).toMatch(/^worker extra was added; available on \S+ with 2 models\n$/);
+    expect((await list()).find(({ name }) => name === "extra")).toMatchObject({
+      added: true,
+      models: ["x", "y"],
+      weight: 3,
+      concurrentRequestsMax: 5,
+      modelProperties: { x: { contextTokensMax: 1000 } },
+      draining: false,
+      locality: "local",
+    });
+    expect(await list("--remote")).toEqual([]);
+
+    const updated = await change("update", "extra", "--models", "z", "--concurrent", "default");
+    expect(updated).toMatchObject({ code: 0, stdout: "worker extra was changed\n" });
+    await expect
+      .poll(async () => (await list("--local")).find(({ name }) => name === "extra"), { timeout: 10_000 })
+      .toMatchObject({ models: ["z"], weight: 3, concurrentRequestsMax: 0 });
+    expect(await ask(["chat", "hi", "-m", "z"])).toMatchObject({ code: 0, stdout: "You said: hi\n" });
+
+    const drained = await change("drain", "extra");
+    expect(drained).toMatchObject({ code: 0, stdout: "worker extra takes no new requests and serves none\n" });
+    await expect
+      .poll(async () => (await change("list")).stdout, { timeout: 10_000 })
+      .toMatch(/extra.*available, draining.*added/);
+    expect(await change("undrain", "extra", "--json")).toMatchObject({
+      code: 0,
+      stdout: '{"worker":"extra","change":"undrained"}\n',
+    });
+    const distribution = await change("distribution", "--json");
+    expect(Object.values((JSON.parse(distribution.stdout) as { workersByNode: object }).workersByNode)).toEqual([3]);
+    expect((await change("distribution")).stdout).toMatch(/node.*workers[\s\S]*3/);
+    expect(await change("remove", "extra")).toMatchObject({ code: 0, stdout: "worker extra was removed\n" });
+    await expect
+      .poll(async () => (await list()).map(({ name }) => name), { timeout: 10_000 })
+      .toEqual(["gone", "main"]);
+  });
+
+  it("workers that can't be changed so are told why, in the words of the command line", async () => {
+    const change = (...args: string[]) => ask(["workers", ...args], { CORTEX_CLIENT_KEY: ADMIN_KEY });
+    const outcomes = await Promise.all([
+      ask(["workers", "add", "w", "--provider", "openai"]),
+      change("add", "main", "--provider", "openai"),
+      change("add", "w", "--provider", "vllm"),
+      change("add", "w", "--provider", "openai", "--concurrent", "0"),
+      change("add", "w", "--provider", "openai", "--stall-ms", "soon"),
+      change("add", "w", "--provider", "openai", "--keys-variable", "HOME"),
+      change("add", "w"),
+      change("update", "main", "--weight", "2"),
+      change("remove", "nobody"),
+    ]);
+    for (const { code, stdout } of outcomes) expect([code, stdout]).toEqual([1, ""]);
+    const told = outcomes.map(({ stderr }) => stderr);
+    expect(told[0]).toMatch(/administrator.*PERMISSION_DENIED\)\n.*--key/);
+    expect(told[1]).toContain("worker main is already registered");
+    expect(told[2]).toMatch(/^cortex: --provider has to be one .*: anthropic, .*sim/);
+    expect(told[3]).toMatch(/^cortex: --concurrent has to be a whole number, at least 1/);
+    expect(told[4]).toContain("It has to be a number");
+    expect(told[5]).toMatch(/^cortex: --keys-variable has to begin with CORTEX_KEYS_/);
+    expect(told[6]).toContain("--provider");
+    expect(told[7]).toContain("change cortex.yaml");
+    expect(told[8]).toMatch(/no worker.*nobody.*\n.*workers list/);
   });
 
   it("health says how the mesh is, and by its exit code whether it can serve", async () => {
