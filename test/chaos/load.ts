@@ -1,8 +1,8 @@
 /** A steady load of questions whose answers are known to the letter: every answer is held against what it has to be. */
 import { type Door, open, type Seen } from "../conformance/client.ts";
+import { expectedText } from "../conformance/expected.ts";
 import { describe, mustBeWhole } from "../conformance/verdict.ts";
 import type { BehaviourLike, SimulatedRequest } from "../fakes/index.ts";
-import { answer } from "../fakes/model.ts";
 import type { Random } from "./random.ts";
 
 /** Any failure that is worth its name shows within this. */
@@ -39,11 +39,6 @@ export function replyTo(_index: number, { body }: SimulatedRequest): BehaviourLi
   // It stands in the first message of the user, also when a worker is asked to go on with an answer.
   const tokens = /in (\d+) words/.exec(JSON.stringify(body))?.[1] ?? "10";
   return `tokens:${tokens},tokenMs:20`;
-}
-
-function expectedAnswer(said: string, tokens: number): string {
-  const question = { said, words: 0, tools: [], toolWanted: false, afterTool: false, json: undefined };
-  return answer({ ...question, tokensMax: undefined, stop: [] }, { tokens }).tokens.join("");
 }
 
 /** Asks `perSecond` questions each second until it is stopped. */
@@ -89,7 +84,7 @@ export class Load {
     if (seen.comments.some((comment) => comment.startsWith("continued"))) tally.continued += 1;
     if (Number(seen.headers["x-cortex-attempts"]) > 1) tally.failedOver += 1;
     tally.durationsMs.push(seen.durationMs);
-    const expected = expectedAnswer(said, tokens);
+    const expected = expectedText(said, { tokens });
     try {
       mustBeWhole(seen, expected);
     } catch {

@@ -2,7 +2,7 @@
 import type { Behaviour, Simulator } from "../fakes/index.ts";
 import type { Scenario } from "./scenario.ts";
 import type { Stage } from "./stage.ts";
-import { must, mustBeWhole } from "./verdict.ts";
+import { describe, must, mustBeTold, mustBeWhole } from "./verdict.ts";
 
 const UNSEEN = "the whole answer of the other provider, streamed and not, as if nothing had been";
 
@@ -104,6 +104,15 @@ function naming(form: "stream" | "whole" | undefined, verdict: () => unknown): v
 
 const TOKENS = 20;
 const CONTINUED = "the whole text exactly once, one finish reason, a clean end";
+
+/** What a model does that is asked to go on with the text of another one. */
+const WAYS_TO_GO_ON = {
+  whole: "begins again from the beginning",
+  preamble: "says a few words before it goes on",
+  tail: "repeats more of the end than it was asked to",
+  paraphrase: "says the same in other words instead of going on",
+  ignore: "says something else instead of going on",
+} as const;
 
 interface Interruption {
   readonly name: string;
@@ -220,6 +229,33 @@ const SPECIAL: readonly Scenario[] = [
       return mustBeWhole(await stage.stream(), stage.expected({ tokens: 30 }));
     },
   },
+  ...(["whole", "preamble", "tail"] as const).map(
+    (continues): Scenario => ({
+      group: "after",
+      name: `the next provider ${WAYS_TO_GO_ON[continues]}`,
+      must: CONTINUED,
+      run: async (stage) => {
+        stage.first.behave({ tokens: TOKENS, fault: "cut", at: 9 });
+        stage.second.behave({ tokens: TOKENS, continues });
+        return mustBeWhole(await stage.stream(), stage.expected({ tokens: TOKENS }));
+      },
+    }),
+  ),
+  ...(["paraphrase", "ignore"] as const).map(
+    (continues): Scenario => ({
+      group: "open",
+      name: `the next provider ${WAYS_TO_GO_ON[continues]}`,
+      must: "the beginning and then an explicit error; never a text that is sewn together of two",
+      run: async (stage) => {
+        stage.first.behave({ tokens: TOKENS, fault: "cut", at: 9 });
+        stage.second.behave({ tokens: TOKENS, continues });
+        const expected = stage.expected({ tokens: TOKENS });
+        const seen = await stage.stream();
+        must(expected.startsWith(seen.text), () => describe(seen, expected));
+        return mustBeTold(seen, expected);
+      },
+    }),
+  ),
   {
     group: "after",
     name: "20 streams at once lose their provider",

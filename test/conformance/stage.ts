@@ -10,8 +10,8 @@ import {
   type Simulator,
   startOpenAiSimulator,
 } from "../fakes/index.ts";
-import { answer } from "../fakes/model.ts";
 import { type Door, type Open, open, PATIENCE_MS, type Seen } from "./client.ts";
+import { expectedText } from "./expected.ts";
 import { must } from "./verdict.ts";
 
 /** What a gateway has to be told about a stage. */
@@ -82,8 +82,7 @@ export class Stage {
 
   /** What the model says to {@link Question.said}. */
   expected(behaviour: Behaviour = {}, said = this.said): string {
-    const question = { said, words: 0, tools: [], toolWanted: false, afterTool: false, json: undefined };
-    return answer({ ...question, tokensMax: undefined, stop: [] }, behaviour).tokens.join("");
+    return expectedText(said, behaviour);
   }
 
   get said(): string {
