@@ -26,7 +26,7 @@ export function machine(): string {
   return `${availableParallelism()} cores, ${process.platform} ${process.arch}, Node ${process.version}`;
 }
 
-function table(head: string[], rows: string[][]): string {
+export function table(head: string[], rows: string[][]): string {
   const widths = head.map((title, column) =>
     Math.max(3, title.length, ...rows.map((row) => (row[column] ?? "").length)),
   );
