@@ -103,7 +103,13 @@ class Chaos {
   async run(): Promise<ChaosReport> {
     const { seconds, seed, rate } = this.#options;
     await this.#settle("the beginning");
-    const load = new Load({ baseUrl: `${this.#mesh.rest}/v1`, headers: {} }, MODEL, rate, new Random(seed + 1));
+    const load = new Load({
+      door: { baseUrl: `${this.#mesh.rest}/v1`, headers: {} },
+      model: MODEL,
+      perSecond: rate,
+      random: new Random(seed + 1),
+      startedAtMs: this.#startedAtMs,
+    });
     try {
       await sleep(QUIET_MS);
       while (performance.now() - this.#startedAtMs < seconds * 1_000) {

@@ -11,7 +11,7 @@ const TOKENS = [5, 90] as const;
 
 /** A request that a client did not get the whole answer to. */
 export interface Failure {
-  /** When it was asked and when it was over, since the load began. */
+  /** When it was asked and when it was over, since the beginning. */
   readonly fromMs: number;
   readonly toMs: number;
   readonly asked: string;
@@ -41,21 +41,32 @@ export function replyTo(_index: number, { body }: SimulatedRequest): BehaviourLi
   return `tokens:${tokens},tokenMs:20`;
 }
 
+/** What a load asks for. */
+export interface LoadOptions {
+  readonly door: Door;
+  readonly model: string;
+  readonly perSecond: number;
+  readonly random: Random;
+  /** The beginning of time, by performance.now(). */
+  readonly startedAtMs: number;
+}
+
 /** Asks `perSecond` questions each second until it is stopped. */
 export class Load {
   readonly tally: Tally = { streams: 0, wholes: 0, continued: 0, failedOver: 0, durationsMs: [], failures: [] };
   readonly #door: Door;
   readonly #model: string;
   readonly #random: Random;
-  readonly #startedAtMs = performance.now();
+  readonly #startedAtMs: number;
   readonly #running = new Set<Promise<void>>();
   readonly #timer: NodeJS.Timeout;
   #count = 0;
 
-  constructor(door: Door, model: string, perSecond: number, random: Random) {
+  constructor({ door, model, perSecond, random, startedAtMs }: LoadOptions) {
     this.#door = door;
     this.#model = model;
     this.#random = random;
+    this.#startedAtMs = startedAtMs;
     this.#timer = setInterval(() => this.#ask(), 1_000 / perSecond);
   }
 
