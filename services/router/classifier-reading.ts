@@ -15,7 +15,9 @@ export interface Reading {
   readonly first: Readonly<Record<Cue, number>>;
   /** Something is to be made or mended, and a part of programs is named right after. */
   readonly makesProgram: boolean;
-  /** "into" stands right before a language, and a text follows. */
+  /** "into" stands right before a language. */
+  readonly intoTongue: boolean;
+  /** And a text follows. */
   readonly textIntoTongue: boolean;
   /** A colon stands right after the word that asks for a translation. */
   readonly colonAfterTranslate: boolean;
@@ -24,7 +26,7 @@ export interface Reading {
   readonly identifiers: number;
   /** Words such as `main.py`. */
   readonly files: number;
-  /** Words with a parenthesis right behind them. */
+  /** Words with a pair of parentheses right behind them. */
   readonly calls: number;
   /** How many scripts it is written in. */
   readonly scripts: number;
@@ -52,7 +54,7 @@ interface Term {
   readonly open: boolean;
 }
 
-/** Terms that begin a word, by their first two characters. */
+/** Terms that begin a word, by their first two characters, or the only one. */
 const SPACED_TERMS = new Map<number, Term[]>();
 const UNSPACED_TERMS: Term[] = [];
 const CUES = Object.keys(WORDS) as Cue[];
@@ -79,6 +81,7 @@ for (const cue of CUES) {
 
 const NO_TERMS: readonly Term[] = [];
 const NONE = Object.fromEntries(CUES.map((cue) => [cue, 0])) as Readonly<Record<Cue, number>>;
+const NEVER = Object.fromEntries(CUES.map((cue) => [cue, Number.NEGATIVE_INFINITY])) as Readonly<Record<Cue, number>>;
 const NOWHERE = Object.fromEntries(CUES.map((cue) => [cue, Number.POSITIVE_INFINITY])) as Readonly<Record<Cue, number>>;
 
 /** Reads the beginning and the end of `text`. */
@@ -92,13 +95,14 @@ export function read(text: string): Reading {
   const asked = original.toLowerCase();
   const counts = { ...NONE };
   const first = { ...NOWHERE };
-  const last = { ...NOWHERE };
+  const last = { ...NEVER };
   let words = 0;
   let numbers = 0;
   let identifiers = 0;
   let files = 0;
   let calls = 0;
   let makesProgram = false;
+  let intoTongue = false;
   let textIntoTongue = false;
   let colonAfterTranslate = false;
   let scripts = 0;
@@ -107,17 +111,20 @@ export function read(text: string): Reading {
   for (let at = 0; at < length; ) {
     const code = asked.charCodeAt(at);
     if (!isWordCharacter(code)) {
-      if ((code === COLON || code === WIDE_COLON) && words - first.translate <= COLON_WORDS) colonAfterTranslate = true;
+      if ((code === COLON || code === WIDE_COLON) && words - last.translate <= COLON_WORDS) colonAfterTranslate = true;
       at++;
       continue;
     }
     let end = at + 1;
     while (end < length && !isBoundary(code, asked.charCodeAt(end))) end++;
-    for (const { cue, text: term, open } of SPACED_TERMS.get(keyOf(asked, at)) ?? NO_TERMS) {
+    for (const { cue, text: term, open } of termsAt(asked, at)) {
       if (last[cue] === words || !asked.startsWith(term, at)) continue;
       if (!open && !isBoundary(code, asked.charCodeAt(at + term.length))) continue;
       if (cue === "program" && words - last.make <= MAKE_WORDS) makesProgram = true;
-      if (cue === "tongue" && words - last.into <= INTO_WORDS && isTextAfter(asked, end)) textIntoTongue = true;
+      if (cue === "tongue" && words - last.into <= INTO_WORDS) {
+        intoTongue = true;
+        if (isTextAfter(asked, end)) textIntoTongue = true;
+      }
       counts[cue]++;
       first[cue] = Math.min(first[cue], words);
       last[cue] = words;
@@ -151,6 +158,7 @@ export function read(text: string): Reading {
     counts,
     first,
     makesProgram,
+    intoTongue,
     textIntoTongue,
     colonAfterTranslate,
     numbers,
@@ -187,6 +195,13 @@ function bits(mask: number): number {
   return count;
 }
 
+function termsAt(text: string, at: number): readonly Term[] {
+  const two = SPACED_TERMS.get(keyOf(text, at));
+  const one = SPACED_TERMS.get(text.charCodeAt(at) * 0x1_0000);
+  if (one === undefined) return two ?? NO_TERMS;
+  return two === undefined || two === one ? one : [...two, ...one];
+}
+
 /** Two characters as one number. */
 function keyOf(text: string, at: number): number {
   return text.charCodeAt(at) * 0x1_0000 + (at + 1 < text.length ? text.charCodeAt(at + 1) : 0);
@@ -219,14 +234,20 @@ const EAST_ASIAN = 0x2e80;
 /** Arabic comma, semicolon and question mark; danda. */
 const PUNCTUATION: ReadonlySet<number> = new Set([0x60c, 0x61b, 0x61f, 0x6d4, 0x964, 0x965]);
 
-/** Whether the word has a capital behind a small letter, or `_` between letters. */
+/** Whether the word has a capital behind a small letter, capitals before small letters, or `_` between letters. */
 function isIdentifier(text: string, from: number, to: number): boolean {
-  let small = false;
+  let wasSmall = false;
+  let capitals = 0;
   for (let at = from; at < to; at++) {
     const code = text.charCodeAt(at);
     if (code === 0x5f && at > from && at + 1 < to) return true;
-    if (small && code >= 0x41 && code <= 0x5a) return !BRANDS.has(text.slice(from, to));
-    small = code >= 0x61 && code <= 0x7a;
+    const capital = code >= 0x41 && code <= 0x5a;
+    const small = code >= 0x61 && code <= 0x7a;
+    if (capital) capitals++;
+    // "PHPUnit", but not "DVDs".
+    else if (!small || capitals < 3 || to - at < 2) capitals = 0;
+    if ((capital && wasSmall) || (small && capitals >= 3)) return !BRANDS.has(text.slice(from, to));
+    wasSmall = small;
   }
   return false;
 }

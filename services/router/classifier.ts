@@ -98,15 +98,17 @@ function codeIn(text: string, reading: Reading): Evidence {
   if (marks.quoted) evidence.add(0.4, "code in backticks");
   if (marks.dense) evidence.add(0.35, "the punctuation of code");
   if (files > 0) evidence.add(0.4, "the name of a source file");
-  if (calls > 0) evidence.add(0.35, "a call of a function");
-  if (identifiers > 0) evidence.add(identifiers === 1 ? 0.25 : 0.45, "identifiers");
+  if (calls > 0) evidence.add(0.4, "a call of a function");
+  if (identifiers > 0) evidence.add(identifiers === 1 ? 0.3 : 0.55, "identifiers");
   if (counts.technology > 0) evidence.add(counts.technology === 1 ? 0.6 : 0.75, "the name of a technology");
   const parts = counts.program - counts.notCode;
   if (parts > 0) {
     if (counts.language > 0) evidence.add(0.6, "a programming language and parts of programs");
     if (makesProgram) evidence.add(0.35, "a part of a program is asked for");
-    evidence.add(parts === 1 ? 0.25 : 0.4, "words of programmers");
-  } else if (counts.language > 0) evidence.add(0.3, "the name of a programming language");
+    evidence.add(parts === 1 ? 0.3 : 0.5, "words of programmers");
+  } else if (counts.language > 0)
+    evidence.add(counts.programLike > 0 ? 0.5 : 0.3, "the name of a programming language");
+  if (counts.programLike > 0) evidence.add(counts.programLike === 1 ? 0.1 : 0.2, "words that programmers use");
   if (counts.compose > 0 && !marks.fenced && marks.lines === 0) evidence.weaken(0.7);
   return evidence;
 }
@@ -118,9 +120,17 @@ function translationIn({ counts, first, words, scripts, asked, ...found }: Readi
     if (counts.tongue > 0)
       evidence.add(first.translate <= FAR_WORDS ? 0.85 : 0.5, "it asks for a translation into a language");
     else evidence.add(0.3, "it speaks of translating");
+    if (quoted) evidence.add(0.4, "a text to translate in quotes");
     if (found.colonAfterTranslate) evidence.add(0.5, "a text to translate follows");
     if (scripts > 1) evidence.add(0.5, "it is written in two scripts");
   } else if (counts.tongue > 0 && scripts > 1) evidence.add(0.3, "it is written in two scripts");
+  const following = quoted || asked.includes(":") || asked.includes("：");
+  if (counts.tongue > 0 && counts.translate === 0) {
+    if (found.intoTongue) evidence.add(0.25, "it names a language that something is to be in");
+    if (counts.speak > 0) evidence.add(0.3, "it asks how to say something");
+    if (following) evidence.add(0.35, "a language and a text");
+    if (quoted && words <= SHORT_WORDS && first.fact > 0) evidence.add(0.3, "a short text in quotes, and a language");
+  }
   if (counts.say > 0 && counts.tongue > 0)
     evidence.add(words <= SHORT_WORDS || quoted ? 0.85 : 0.4, "it asks how to say something");
   if (counts.meaning > 0 && counts.tongue > 0 && quoted)
@@ -154,8 +164,12 @@ function reasoningIn({ counts, asked, words, numbers }: Reading): Evidence {
   if (equation) evidence.add(0.45, "an equation");
   if (counts.puzzle > 0) evidence.add(counts.puzzle === 1 ? 0.4 : 0.65, "words of puzzles");
   if (numbers >= 2 && words >= WORD_PROBLEM_WORDS && counts.fact > 0 && counts.compose === 0) {
-    evidence.add(numbers === 2 ? 0.35 : 0.5, "a question about several numbers");
+    evidence.add(0.25, "a question about several numbers");
   }
+  if (numbers >= 2 && counts.quantity > 0 && counts.compose === 0) {
+    evidence.add(0.5, "numbers, and a question for another one");
+  } else if (numbers >= 3 && QUESTION_MARK.test(asked) && counts.compose === 0)
+    evidence.add(0.3, "a question about several numbers");
   if (counts.compose > 0 && counts.steps + mathematics === 0 && !equation) evidence.weaken(0.5);
   return evidence;
 }
@@ -177,7 +191,7 @@ function simplicity({ counts, first, words, characters, numbers, asked, unspaced
   if (counts.greeting > 0 && first.greeting === 0 && words <= GREETING_WORDS_MAX) {
     return { kind: "simple", confidence: 0.8, why: "a greeting" };
   }
-  if (counts.make > 0 || counts.translate > 0 || numbers > 2) return undefined;
+  if (counts.make + counts.translate + counts.personal > 0 || numbers > 2) return undefined;
   const asks = QUESTION_MARK.test(asked) || first.fact === 0;
   if (counts.fact === 0 || !asks || (!unspaced && first.fact > QUESTION_WORDS_BEFORE && !QUESTION_MARK.test(asked)))
     return undefined;

@@ -18,8 +18,8 @@ import { classify } from "./classifier.ts";
 import { estimateTokens } from "./token-estimate.ts";
 
 interface Capability {
-  /** Whether a worker that is known to lack it is refused. */
-  readonly certain: boolean;
+  /** Workers that are known to lack it are refused; or come later; or can't take over a stream that breaks. */
+  readonly use: "refuses" | "orders" | "continues";
   /** What a worker that declares it can do. */
   readonly meaning: string;
   /** When a request needs it. */
@@ -31,51 +31,56 @@ interface Capability {
 /** The words for what workers can do, as the configuration and docs/routing.md have them. */
 export const CAPABILITIES = {
   vision: {
-    certain: true,
+    use: "refuses",
     meaning: "It sees pictures.",
     needed: "A message or a tool's result has a picture.",
     field: "messages",
   },
-  audio: { certain: true, meaning: "It hears recordings.", needed: "A message has a recording.", field: "messages" },
+  audio: { use: "refuses", meaning: "It hears recordings.", needed: "A message has a recording.", field: "messages" },
   files: {
-    certain: true,
+    use: "refuses",
     meaning: "It reads documents, such as PDF.",
     needed: "A message has a file.",
     field: "messages",
   },
   tools: {
-    certain: true,
+    use: "refuses",
     meaning: "It calls tools.",
     needed: "The request gives tools, and `tool_choice` is not `none`.",
     field: "tools",
   },
   json_schema: {
-    certain: true,
+    use: "refuses",
     meaning: "Its answers keep to a JSON Schema.",
     needed: "`response_format` is a `json_schema`.",
     field: "response_format",
   },
-  code: { certain: false, meaning: "It is good at programming.", needed: "The prompt has to do with programs." },
+  code: { use: "orders", meaning: "It is good at programming.", needed: "The prompt has to do with programs." },
   translation: {
-    certain: false,
+    use: "orders",
     meaning: "It is good at translating.",
     needed: "The prompt asks for something in another language.",
   },
   reasoning: {
-    certain: false,
+    use: "orders",
     meaning: "It thinks before it answers.",
     needed:
       "The request asks for reasoning effort, or the prompt for a proof, a calculation or the solution of a puzzle.",
   },
   simple: {
-    certain: false,
+    use: "orders",
     meaning: "It is quick and cheap, and good enough for easy questions.",
     needed: "The prompt is one short question.",
   },
   long_context: {
-    certain: false,
+    use: "orders",
     meaning: "It keeps long prompts in mind.",
     needed: "The prompt is longer than about 8,000 tokens.",
+  },
+  prefill: {
+    use: "continues",
+    meaning: "It goes on in the middle of an answer that is given to it as the beginning of its own.",
+    needed: "A stream has broken off, and another worker goes on.",
   },
 } as const satisfies Record<string, Capability>;
 
@@ -83,8 +88,8 @@ export const CAPABILITIES = {
 export type CapabilityName = keyof typeof CAPABILITIES;
 
 const NAMES = Object.keys(CAPABILITIES) as CapabilityName[];
-const CERTAIN = NAMES.filter((name) => CAPABILITIES[name].certain);
-const GUESSED = NAMES.filter((name) => !CAPABILITIES[name].certain);
+const CERTAIN = NAMES.filter((name) => CAPABILITIES[name].use === "refuses");
+const GUESSED = NAMES.filter((name) => CAPABILITIES[name].use === "orders");
 
 /** From this many tokens on a prompt is long. */
 const LONG_TOKENS = 8_000;
@@ -92,7 +97,7 @@ const IMAGE_TOKENS = 1_000;
 const IMAGE_TOKENS_MIN = 80;
 const FILE_TOKENS = 2_000;
 const AUDIO_BYTES_PER_TOKEN = 1_000;
-/** No tokenizer makes fewer tokens of a text than this share of what is estimated. */
+/** Of all that was tried, no text had fewer tokens than this share of what is estimated. */
 const CERTAIN_SHARE = 0.5;
 
 /** What a request needs. The parts that cost something are found out when somebody asks for them. */

@@ -14,7 +14,7 @@ const TOKENS_PER_OTHER_CHARACTER = 0.4;
 /** Chinese, Japanese, Korean; also symbols and emoji. */
 const TOKENS_PER_CJK_CHARACTER = 0.75;
 /** A character that repeats the one before it: tokenizers have words for indentation and ruled lines. */
-const TOKENS_PER_REPETITION = 0.05;
+const TOKENS_PER_REPETITION = 0.012;
 
 /** About how many tokens `text` has in a present-day tokenizer. */
 export function estimateTokens(text: string): number {
