@@ -1,4 +1,5 @@
-import { describe, expect, it } from "vitest";
+import type { ServerResponse } from "node:http";
+import { describe, expect, it, vi } from "vitest";
 import { CompletionRequest, EmbeddingRequest } from "../gen/cortex/llm/v1/llm.ts";
 import { BreakerState, Health, KeyState } from "../gen/cortex/provider/v1/provider.ts";
 import { createProviderService } from "./provider-service.ts";
@@ -168,6 +169,80 @@ describe("the provider service", () => {
     unwatch();
     provider.add(createTestWorker(server.url, { name: "a" }));
     expect(changes).toHaveLength(3);
+    await provider.close();
+  });
+
+  it("puts a worker in the place of another one, which serves to the end what it has begun", async () => {
+    const answers: ServerResponse[] = [];
+    await using before = await serveHttp((request, response) => {
+      request.resume();
+      answers.push(startSse(response));
+    });
+    await using after = await serveHttp((request, response) => {
+      request.resume();
+      startSse(response).end(GOOD);
+    });
+    const provider = createProviderService();
+    const changes: unknown[] = [];
+    provider.onChange(({ change }) => changes.push(change));
+    const old = createTestWorker(before.url, { name: "a" });
+    provider.add(old);
+    const ask = () => collect(provider.service.stream({ worker: "a", completion: REQUEST, lastResort: false }, call));
+    const first = ask();
+    await vi.waitFor(() => expect(answers).toHaveLength(1));
+    const replaced = provider.replace(createTestWorker(after.url, { name: "a", priority: 1 }));
+    expect(provider.info("a")).toMatchObject({ priority: 1, activeRequests: 0 });
+    expect(kinds((await ask()).parts)).toContain("finish");
+    answers[0]!.end(GOOD);
+    expect(kinds((await first).parts)).toContain("finish");
+    await replaced;
+    expect((await collect(old.stream(REQUEST, call))).error).toMatchObject({ reason: "NODE_DRAINING" });
+    expect(changes.filter((change) => change !== "health")).toEqual(["added", "replaced"]);
+    await provider.close();
+  });
+
+  it("sends no more requests to a worker that retires, and tells who comes too late to look elsewhere", async () => {
+    const answers: ServerResponse[] = [];
+    await using server = await serveHttp((request, response) => {
+      request.resume();
+      answers.push(startSse(response));
+    });
+    const provider = createProviderService();
+    provider.add(createTestWorker(server.url, { name: "a" }));
+    const ask = () => collect(provider.service.stream({ worker: "a", completion: REQUEST, lastResort: false }, call));
+    const asked = ask();
+    await vi.waitFor(() => expect(answers).toHaveLength(1));
+    const retired = provider.retire("a");
+    expect(ask).toThrow(expect.objectContaining({ reason: "NODE_UNREACHABLE" }));
+    answers[0]!.end(GOOD);
+    expect(kinds((await asked).parts)).toContain("finish");
+    expect(await retired).toBe(true);
+    expect(await provider.retire("a")).toBe(false);
+  });
+
+  it("closes what retires when it is closed itself", async () => {
+    await using server = await serveHttp((request, response) => {
+      request.resume();
+      startSse(response);
+    });
+    const provider = createProviderService();
+    provider.add(createTestWorker(server.url, { name: "a" }, { dependencies: { closeWaitMs: 10 } }));
+    const asked = collect(provider.service.stream({ worker: "a", completion: REQUEST, lastResort: false }, call));
+    await vi.waitFor(() => expect(provider.info("a")?.activeRequests).toBe(1));
+    const retired = provider.retire("a");
+    await provider.close();
+    await retired;
+    expect((await asked).error).toMatchObject({ reason: "NODE_DRAINING" });
+  });
+
+  it("tells which of its workers are drained", async () => {
+    const provider = createProviderService();
+    for (const name of ["a", "b"]) provider.add(createTestWorker("http://127.0.0.1:1", { name }));
+    provider.setDrained(new Set(["a", "of another node"]));
+    const { workers } = await provider.service.getInfo({ worker: "" }, call);
+    expect(workers.map(({ draining }) => draining)).toEqual([true, false]);
+    expect([provider.info("a")?.draining, provider.info("b")?.draining]).toEqual([true, false]);
+    expect(provider.info("of another node")).toBeUndefined();
     await provider.close();
   });
 });

@@ -195,6 +195,7 @@ export class RunningWorkers {
   }
 
   async #end(slot: Slot, running: Running): Promise<void> {
+    this.#host.problem(problemName(slot.name), undefined);
     if (!running.leaving) {
       this.#takeLeave(slot, running);
       if (this.#host.mesh.directory.nodes().length > 1) await this.#notice(slot);
