@@ -458,9 +458,9 @@ describe("a mistake in a chat request", () => {
 
 describe("the body of a short chat request", () => {
   it("is a conversation and little else", () => {
-    const completion = readShortChatRequest({ messages, temperature: 0.5, max_tokens: 9 });
+    const { completion } = readShortChatRequest({ messages, temperature: 0.5, max_tokens: 9 });
     expect(completion).toEqual(completionOf({ model: "auto", temperature: 0.5, max_tokens: 9 }));
-    expect(readShortChatRequest({ messages, model: "m" }).model).toBe("m");
+    expect(readShortChatRequest({ messages, model: "m" }).completion.model).toBe("m");
   });
 
   it.each([

@@ -20,6 +20,7 @@ import {
   type ToolChoice,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { RpcError } from "../../libs/rpc/index.ts";
+import { type RoutingWish, routingWish } from "./routing-options.ts";
 
 const textPart = z.looseObject({ type: z.literal("text"), text: z.string() });
 const userPart = z.discriminatedUnion("type", [
@@ -105,6 +106,7 @@ const chatBody = z.looseObject({
   logprobs: z.boolean().nullish(),
   top_logprobs: z.int().min(0).max(20).nullish(),
   user: z.string().nullish(),
+  cortex: routingWish,
   parallel_tool_calls: z.boolean().nullish(),
   reasoning_effort: z.enum(["none", "minimal", "low", "medium", "high", "xhigh", "max"]).nullish(),
   tools: z
@@ -161,6 +163,7 @@ const embeddingBody = z.looseObject({
   encoding_format: z.enum(["float", "base64"]).nullish(),
   dimensions: count.nullish(),
   user: z.string().nullish(),
+  cortex: routingWish,
 });
 
 /** Fields that are translated (or refused); every other one travels in `extra_json`. */
@@ -173,6 +176,7 @@ export interface ChatRequest {
   readonly stream: boolean;
   /** The client wants the usage at the end of the stream. */
   readonly includeUsage: boolean;
+  readonly routing: RoutingWish;
 }
 
 /** Reads the body of `POST /v1/chat/completions`. Throws INVALID_REQUEST with the field. */
@@ -182,6 +186,7 @@ export function readChatRequest(body: unknown): ChatRequest {
     stream: parsed.stream ?? false,
     includeUsage: parsed.stream_options?.include_usage ?? false,
     completion: toCompletionRequest(parsed),
+    routing: parsed.cortex,
   };
 }
 
@@ -189,6 +194,7 @@ export function readChatRequest(body: unknown): ChatRequest {
 export interface EmbeddingsRequest {
   readonly embedding: EmbeddingRequest;
   readonly base64: boolean;
+  readonly routing: RoutingWish;
 }
 
 /** Reads the body of `POST /v1/embeddings`. Throws INVALID_REQUEST with the field. */
@@ -196,6 +202,7 @@ export function readEmbeddingsRequest(body: unknown): EmbeddingsRequest {
   const parsed = validate(embeddingBody, body);
   return {
     base64: parsed.encoding_format === "base64",
+    routing: parsed.cortex,
     embedding: {
       model: parsed.model,
       inputs: typeof parsed.input === "string" ? [parsed.input] : parsed.input,
@@ -211,11 +218,13 @@ const shortBody = z.strictObject({
   model: z.string().min(1).default("auto"),
   temperature: chatBody.shape.temperature,
   max_tokens: chatBody.shape.max_tokens,
+  cortex: routingWish,
 });
 
 /** Reads the body of `POST /api/chat`. Throws INVALID_REQUEST with the field. */
-export function readShortChatRequest(body: unknown): CompletionRequest {
-  return toCompletionRequest(validate(shortBody, body) as ChatBody);
+export function readShortChatRequest(body: unknown): Pick<ChatRequest, "completion" | "routing"> {
+  const parsed = validate(shortBody, body);
+  return { completion: toCompletionRequest(parsed as ChatBody), routing: parsed.cortex };
 }
 
 /** One mistake is told; to gather those of a list of a million takes seconds and a gigabyte. */

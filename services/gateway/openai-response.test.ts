@@ -142,6 +142,25 @@ describe("a streamed answer", () => {
     expect(without.map((chunk) => chunk.usage)).toEqual([null, null, null]);
   });
 
+  it("says in a comment who goes on, and stays one answer with one id", async () => {
+    const continued: Part = {
+      part: {
+        $case: "continued",
+        value: { worker: "b\nö", provider: "p", model: "other", reason: "PROVIDER_STREAM_CUT" },
+      },
+    };
+    const again = served({ id: "answer-2", model: "other", worker: "b" });
+    const stream = streamed([[served(), text("Hel")], [continued, again, text("lo")], [finish(FinishReason.STOP)]]);
+    const [, comment] = /\n\n(: [^\n]*)\n\n/.exec(stream)!;
+    expect(comment).toBe(": continued by worker b?? (PROVIDER_STREAM_CUT)");
+    const events = eventsOf(stream.replace(`${comment}\n\n`, ""));
+    const chunks = events
+      .filter((event) => event !== "[DONE]")
+      .map((event) => JSON.parse(event) as OpenAI.ChatCompletionChunk);
+    expect(new Set(chunks.map(({ id, model }) => `${id} ${model}`))).toEqual(new Set(["answer-1 m-2025"]));
+    expect((await folded(stream)).choices[0]?.message.content).toBe("Hello");
+  });
+
   it("tells the id, name and type of a tool call once, even when the provider repeats them", () => {
     const names = { id: "call_1", name: "look" };
     const stream = streamed([

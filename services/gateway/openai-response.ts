@@ -154,7 +154,11 @@ export class ChunkWriter {
           events += this.#event(part.value.choice, "", "null", JSON.stringify(FINISH_REASONS[part.value.reason]));
           break;
         case "served":
-          this.#serve(part.value);
+          // One answer has one id and one model, whoever goes on with it.
+          if (this.#prefix === "") this.#serve(part.value);
+          break;
+        case "continued":
+          events += `: continued by worker ${printable(part.value.worker)} (${printable(part.value.reason)})\n\n`;
           break;
         case "usage":
           this.#usage = part.value;
@@ -237,7 +241,7 @@ export function servedHeaders(
 
 const HEADER_CHARACTERS_MAX = 1_000;
 
-/** Node refuses a header with anything else in it, and with it the answer. */
+/** Node refuses a header with anything else in it, and with it the answer; in a comment a line end would begin an event. */
 function printable(value: string): string {
   return value.slice(0, HEADER_CHARACTERS_MAX).replaceAll(/[^\x20-\x7e]/g, "?");
 }

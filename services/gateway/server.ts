@@ -43,6 +43,8 @@ import {
   writeModels,
   writeShortAnswer,
 } from "./openai-response.ts";
+import { resumableStream } from "./resume.ts";
+import { readRouting } from "./routing-options.ts";
 
 /** What the HTTP face needs of its node. */
 export interface GatewayDependencies {
@@ -253,16 +255,19 @@ function answerJson(
 const SSE_TYPE = "text/event-stream; charset=utf-8";
 
 async function chatCompletions({ request, response, call, span }: Exchange, dependencies: GatewayDependencies) {
-  const { completion, stream, includeUsage } = readChatRequest(await readJson(request, dependencies.bodyBytesMax));
+  const body = readChatRequest(await readJson(request, dependencies.bodyBytesMax));
+  const { completion, stream, includeUsage } = body;
+  const routing = readRouting(body.routing, (name) => header(request, name));
   describeRequest(span, completion, stream);
   if (!stream) {
-    const answer = await dependencies.router().complete({ completion }, call);
+    const answer = await dependencies.router().complete({ completion, routing }, call);
     const whole = answer.completion!;
     answerJson(response, 200, writeCompletion(whole), servedHeaders(whole.served, answer.attempts, whole.warnings));
     return;
   }
   const writer = new ChunkWriter(includeUsage);
-  await streamOut(dependencies.router().stream({ completion }, call), response, call, dependencies.keepAliveMs, {
+  const chunks = resumableStream({ completion, routing }, call, dependencies);
+  await streamOut(chunks, response, call, dependencies.keepAliveMs, {
     contentType: SSE_TYPE,
     write: (parts) => writer.write(parts),
     end: () => writer.end(),
@@ -271,16 +276,19 @@ async function chatCompletions({ request, response, call, span }: Exchange, depe
 }
 
 async function shortChat({ request, response, call, span }: Exchange, dependencies: GatewayDependencies) {
-  const completion = readShortChatRequest(await readJson(request, dependencies.bodyBytesMax));
+  const body = readShortChatRequest(await readJson(request, dependencies.bodyBytesMax));
+  const { completion } = body;
+  const routing = readRouting(body.routing, (name) => header(request, name));
   const wantsJson = /\bapplication\/json\b/.test(header(request, "accept"));
   describeRequest(span, completion, !wantsJson);
   if (wantsJson) {
-    const answer = await dependencies.router().complete({ completion }, call);
+    const answer = await dependencies.router().complete({ completion, routing }, call);
     const whole = answer.completion!;
     answerJson(response, 200, writeShortAnswer(whole), servedHeaders(whole.served, answer.attempts, whole.warnings));
     return;
   }
-  await streamOut(dependencies.router().stream({ completion }, call), response, call, dependencies.keepAliveMs, {
+  const chunks = resumableStream({ completion, routing }, call, dependencies);
+  await streamOut(chunks, response, call, dependencies.keepAliveMs, {
     contentType: "text/plain; charset=utf-8",
     write: (parts) => {
       let text = "";
@@ -359,9 +367,11 @@ function drained(response: ServerResponse, signal: AbortSignal): Promise<void> {
 }
 
 async function embeddings({ request, response, call, span }: Exchange, dependencies: GatewayDependencies) {
-  const { embedding, base64 } = readEmbeddingsRequest(await readJson(request, dependencies.bodyBytesMax));
+  const body = readEmbeddingsRequest(await readJson(request, dependencies.bodyBytesMax));
+  const { embedding, base64 } = body;
+  const routing = readRouting(body.routing, (name) => header(request, name));
   span.set({ [ATTRIBUTE.operation]: "embeddings", [ATTRIBUTE.requestModel]: embedding.model });
-  const answer = await dependencies.router().embed({ embedding }, call);
+  const answer = await dependencies.router().embed({ embedding, routing }, call);
   const result = answer.embedding!;
   answerJson(
     response,
