@@ -301,7 +301,7 @@ function matchStar(pattern: string, name: string): string | undefined {
 }
 
 /** FNV-1a, and a mix so that names that differ in their last letter are far apart. */
-function hashOf(name: string): number {
+export function hashOf(name: string): number {
   let hash = 0x811c9dc5;
   for (let index = 0; index < name.length; index++) {
     hash = Math.imul(hash ^ name.charCodeAt(index), 0x01000193);

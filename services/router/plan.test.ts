@@ -206,6 +206,21 @@ describe("when every worker is full", () => {
     expect(mesh.asked).toEqual(["a@here", "free@here", "a@here"]);
   });
 
+  it("a simulation is no way around the queue, but has one of its own", async () => {
+    const [a, sim] = [new Held(), new Held()];
+    const mesh = new FakeMesh({ a, sim: { complete: sim.complete.bind(sim), info: { ...sim.info, simulated: true } } });
+    const router = mesh.router();
+    const real = [1, 2].map(() => complete(router, request, callOf()));
+    const simulated = [1, 2].map(() => complete(router, { ...request, model: "sim/m" }, callOf()));
+    await vi.waitFor(() => expect(mesh.asked).toEqual(["a@here", "sim@here"]));
+    a.release();
+    sim.release();
+    await vi.waitFor(() => expect(mesh.asked).toEqual(["a@here", "sim@here", "a@here", "sim@here"]));
+    a.release();
+    sim.release();
+    await Promise.all([...real, ...simulated]);
+  });
+
   it("tenants take turns, however many requests one of them has", async () => {
     const a = new Held();
     const mesh = new FakeMesh({ a });

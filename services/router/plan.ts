@@ -94,7 +94,9 @@ export class Plan {
   /** Those that may not be chosen any more in this round: asked, or passed over. */
   readonly #tried = new Set<Candidate>();
   /** Those that were passed over because they are at their limit. */
-  #full: Candidate[] = [];
+  #full: readonly Candidate[] = [];
+  /** Whether one of those was among the candidates at the last choice. */
+  #metFull = false;
   /** By `worker/model`. */
   readonly #failures = new Map<string, Failure>();
   /** In order, for the final error. */
@@ -228,27 +230,40 @@ export class Plan {
     return needs === undefined ? 0 : misfit(needs, candidate);
   }
 
-  /** Workers that are down come last; then the route's order counts, then how well they are, then what was guessed. */
+  /**
+   * Workers that are down come last, and those that are full before them; then the route's order counts, then how well they
+   * are, then what was guessed.
+   */
   readonly #tierOf = (candidate: Candidate): number => {
     const rank = rankOf(candidate.info);
     const target = this.#resolution.targets?.get(candidate) ?? 0;
-    return (rank >= RANK_DOWN ? 1e9 : 0) + target * 1e6 + (rank % RANK_DOWN) * 1e4 + this.#misfit(candidate);
+    const full = rank < RANK_SECOND_RATE && this.#state.admission.full(candidate);
+    if (full) this.#metFull = true;
+    const last = rank >= RANK_DOWN ? 2e9 : full ? 1e9 : 0;
+    return last + target * 1e6 + (rank % RANK_DOWN) * 1e4 + this.#misfit(candidate);
   };
 
   #best(): Candidate | undefined {
     return this.#state.chooser.next(this.strategy, this.#candidates, this.#tried, this.request.traits, this.#tierOf);
   }
 
-  /** The best one that has not been asked and has room. Those that have none are put aside. */
+  /** The best one that has not been asked and has room. None, when only those that are full are a match for the request. */
   #choose(): Candidate | undefined {
-    for (;;) {
-      const candidate = this.#best();
-      if (candidate === undefined) return undefined;
-      if (this.#full.length > 0 && rankOf(candidate.info) >= RANK_SECOND_RATE) return undefined;
+    this.#metFull = false;
+    const candidate = this.#best();
+    if (candidate === undefined) return undefined;
+    const { admission } = this.#state;
+    const rank = rankOf(candidate.info);
+    const full = rank < RANK_DOWN && admission.full(candidate);
+    if (!full && !(this.#metFull && rank >= RANK_SECOND_RATE)) {
       this.#tried.add(candidate);
-      if (!this.#state.admission.full(candidate)) return candidate;
-      this.#full.push(candidate);
+      return candidate;
     }
+    const limit = this.#metFull ? RANK_SECOND_RATE : RANK_DOWN;
+    this.#full = this.#candidates.filter(
+      (other) => !this.#tried.has(other) && rankOf(other.info) < limit && admission.full(other),
+    );
+    return undefined;
   }
 
   #attempt(
@@ -333,7 +348,7 @@ export class Plan {
         const waiting = this.#full;
         this.#full = [];
         const candidate = await admission.wait(waiting, call);
-        for (const other of waiting) if (other !== candidate) this.#tried.delete(other);
+        this.#tried.add(candidate);
         return this.#attempt(candidate, { kind, admitted: true });
       }
       const least = this.#lastResort();
@@ -356,7 +371,7 @@ export class Plan {
       }
       if (admission.full(candidate)) {
         this.#failures.delete(keyOf(candidate));
-        this.#full.push(candidate);
+        this.#full = [candidate];
         continue;
       }
       if (!OF_THE_NODE.has(due.error.reason) && !retries.take()) throw this.#exhausted();

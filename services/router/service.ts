@@ -64,14 +64,19 @@ export function createRouter(dependencies: RouterDependencies): Router {
     recentlyKnown: (name) => indexes.recentlyKnown(name),
   };
 
-  const subscriptions = [events.subscribe(EVENT.workerLoad, WorkerLoads, (reported) => loads.report(reported))];
+  const subscriptions = [
+    events.subscribe(EVENT.workerLoad, WorkerLoads, (reported) => {
+      // Alone, this router's own numbers are exact, and nobody would ever correct what has been reported.
+      if (directory.nodes().length > 1) loads.report(reported);
+    }),
+  ];
   // What other routers measure counts here too; without any, nobody has to hear one's own events.
   let others: (() => void) | undefined;
   const nodes = new Set<string>();
   const watchMesh = (): void => {
     const routers = directory.nodesServing(RouterServiceDefinition.fullName);
-    const alone = routers.every(({ id }) => id === nodeId);
-    if (alone) {
+    const isAlone = directory.nodes().length <= 1;
+    if (routers.every(({ id }) => id === nodeId)) {
       others?.();
       others = undefined;
     } else {
@@ -81,11 +86,11 @@ export function createRouter(dependencies: RouterDependencies): Router {
       });
     }
     for (const id of nodes) {
-      if (directory.known(id)) continue;
+      if (directory.known(id) && !isAlone) continue;
       nodes.delete(id);
       loads.forget(id);
     }
-    for (const { id } of directory.nodes()) nodes.add(id);
+    if (!isAlone) for (const { id } of directory.nodes()) nodes.add(id);
   };
   watchMesh();
   subscriptions.push(directory.onChange(watchMesh));

@@ -1,5 +1,6 @@
 /** What of a request matters for choosing a worker. What costs something is found out when it is first asked for. */
 import type { CompletionRequest } from "../../libs/gen/cortex/llm/v1/llm.ts";
+import { hashOf } from "./candidates.ts";
 import { conversationOf } from "./conversation.ts";
 import { type Needs, needsOf } from "./needs.ts";
 
@@ -26,7 +27,7 @@ const CHARACTERS_PER_TOKEN = 4;
 export function embeddingTraits(inputs: readonly string[], tenant: string): PlanTraits {
   const characters = inputs.reduce((sum, { length }) => sum + length, 0);
   const inputTokens = Math.ceil(characters / CHARACTERS_PER_TOKEN);
-  return { tenant, inputTokens, outputTokensMax: 0, conversation: 0, needs: undefined };
+  return { tenant, inputTokens, outputTokensMax: 0, conversation: hashOf(tenant), needs: undefined };
 }
 
 /** The traits of a chat request. */
