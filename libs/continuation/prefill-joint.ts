@@ -110,9 +110,9 @@ export class PrefillJoint implements Joint {
   }
 }
 
-/** Long, and not one word over and over. */
+/** Long, and more than a word. */
 function isCertain(repeated: string): boolean {
-  return repeated.length >= CERTAIN_CHARACTERS && new Set(wordsOf(repeated)).size >= 2;
+  return repeated.length >= CERTAIN_CHARACTERS && wordsOf(repeated).length > 1;
 }
 
 /** Whether two texts begin with the same word, or share most of their first words in any order. */

@@ -157,6 +157,19 @@ describe("the seam after an instruction", () => {
     expect(join("All is said.", "instruction", [`${MARKER} All is said.`])).toBe("All is said.");
   });
 
+  it.each([
+    [
+      "may have repeated all, or the last words and more",
+      "go on. a b c d e f g h i j go on.",
+      "go on. a b c d e f g h i j go on. end",
+    ],
+    ["leaves out a blank that was sent", "A list:\n", "A list:- one"],
+    ["repeats fewer words than it was told to", "one two three four five six", "five six seven"],
+    ["breaks off in the last words", "one two three", "one two"],
+  ])("refuses a worker that %s", (_name, said, repeated) => {
+    expect(join(said, "instruction", [...`${MARKER} ${repeated}`])).toBe(MISMATCH);
+  });
+
   it("does not wait for the marker forever", () => {
     const seam = new Seam("The cat", "instruction");
     expect(() => {
@@ -226,6 +239,9 @@ describe("the seam after a prefill", () => {
     ["leaves out a blank that was sent", "A list:\n", "- one", MISMATCH],
     ["may repeat or mean it", "la la la", "la la la end", MISMATCH],
     ["may repeat or mean it, after a blank", "I must not talk.", " I must not talk.", MISMATCH],
+    ["may repeat two words or mean them", "I said la la", " la la end", MISMATCH],
+    ["may repeat one long word or mean it", "On internationalisation", "internationalisation of", MISMATCH],
+    ["begins again in other words without blanks", "你好，我是助手。今天", "你好，我是一个模型", MISMATCH],
     ["may repeat a word or end one", "He must re", "read it", MISMATCH],
     ["begins again in other words", "The cat sat on", "The dog lay under a table, as it always did.", MISMATCH],
     ["begins again in small letters", "the cat sat on", "well, the cat sat down on a mat in the hall", MISMATCH],
