@@ -429,6 +429,19 @@ describe("an explanation", () => {
     expect(mesh.asked).toEqual([]);
     expect(mesh.events).toEqual([]);
   });
+
+  it("shows why each worker is refused when none can serve", async () => {
+    const mesh = new FakeMesh({
+      blind: { ...saying("hi"), info: { capabilities: ["vision"] } },
+      drained: { ...saying("hi"), info: { capabilities: ["tools"], draining: true } },
+    });
+    const tool = { name: "f", description: "", parametersJsonSchema: "", strict: false };
+    const { candidates } = await mesh.router().explain({ completion: { ...request, tools: [tool] } }, call);
+    expect(candidates.map(({ worker, refused }) => [worker, refused])).toEqual([
+      ["blind", "lacks the capability tools"],
+      ["drained", "it is being drained"],
+    ]);
+  });
 });
 
 describe("the ledger", () => {

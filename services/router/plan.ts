@@ -106,14 +106,14 @@ export class Plan {
   #waitedMs = 0;
   #lastResortTaken = false;
 
-  /** Throws MODEL_NOT_FOUND, NO_WORKERS_AVAILABLE, and the refusal when every candidate lacks what the request needs. */
-  constructor(request: PlanRequest, resolution: Resolution, state: RouterState) {
+  /** Throws when every candidate lacks what the request needs, or is being drained, unless that is only to be explained. */
+  constructor(request: PlanRequest, resolution: Resolution, state: RouterState, use: "serve" | "explain" = "serve") {
     this.request = request;
     this.#state = state;
     this.#resolution = resolution;
     const configured = resolution.route?.strategy ?? state.routing().strategy;
     this.strategy = NAMES[request.routing?.strategy ?? Strategy.UNSPECIFIED] ?? configured;
-    this.#candidates = this.#able(resolution);
+    this.#candidates = this.#able(resolution, use);
     this.#choosy = isChoosy(this.#candidates);
   }
 
@@ -199,13 +199,14 @@ export class Plan {
   }
 
   /** Those of a resolution that can serve the request at all. */
-  #able(resolution: Resolution): readonly Candidate[] {
+  #able(resolution: Resolution, use: "serve" | "explain" = "serve"): readonly Candidate[] {
     const { candidates } = resolution;
     const unable = candidates.filter(
       (candidate) => candidate.info.draining || this.#refusalOf(candidate) !== undefined,
     );
     if (unable.length === 0) return candidates;
-    if (unable.length < candidates.length) return candidates.filter((candidate) => !unable.includes(candidate));
+    if (use === "explain" || unable.length < candidates.length)
+      return candidates.filter((candidate) => !unable.includes(candidate));
     const refused = unable.map((candidate) => ({ candidate, refused: this.#refusalOf(candidate) }));
     const reasons = refused.map(
       ({ candidate, refused: why }) => `${candidate.worker} ${why?.message ?? "is being drained"}`,

@@ -216,7 +216,7 @@ export function createRouter(dependencies: RouterDependencies): Router {
       const resolution = state.index().resolve(request.model);
       const wanted = chat(request, true, routing, call);
       const { certain, guessed } = wanted.traits.needs;
-      const tries = new Plan(wanted, resolution, state);
+      const tries = new Plan(wanted, resolution, state, "explain");
       const candidates = tries.explain();
       const durationUs = (performance.now() - startedAtMs) * 1_000;
       return {
