@@ -2,7 +2,8 @@
 import { RunningWorker } from "../gen/cortex/mesh/v1/mesh.ts";
 import type { Logger } from "../telemetry/index.ts";
 import { BUCKET, type Buckets } from "./buckets.ts";
-import { type Entry, keyOf, type MeshDirectory } from "./directory.ts";
+import type { Entry, MeshDirectory } from "./directory.ts";
+import { keyOf } from "./keys.ts";
 
 /** Between two puts of the same worker, so that a burst of changes becomes a few puts. */
 const SPACING_MS = 50;

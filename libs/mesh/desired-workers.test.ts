@@ -132,6 +132,31 @@ describe("draining", () => {
     await vi.waitFor(() => expect([drained(a), drained(b)]).toEqual([[], []]), soon);
   });
 
+  it("is of all replicas of a worker at once, whatever their nodes have announced", async () => {
+    const [a, b] = [await join("a"), await join("b")];
+    a.announceWorker({ ...worker("w"), draining: true });
+    b.announceWorker(worker("w"));
+    const told = (mesh: Mesh) => mesh.directory.workers().map(({ info }) => info?.draining);
+    await vi.waitFor(
+      () =>
+        expect([told(a), told(b)]).toEqual([
+          [false, false],
+          [false, false],
+        ]),
+      soon,
+    );
+    await a.directory.setDrained("w", true);
+    expect(told(a)).toEqual([true, true]);
+    await vi.waitFor(() => expect(told(b)).toEqual([true, true]), soon);
+    b.announceWorker({ ...worker("w"), activeRequests: 3 });
+    expect(b.directory.workers().map(({ info }) => [info?.draining, info?.activeRequests])).toEqual([
+      [true, 0],
+      [true, 3],
+    ]);
+    await b.directory.setDrained("w", false);
+    expect(told(b)).toEqual([false, false]);
+  });
+
   it("tells those who listen", async () => {
     const a = await join("a");
     let told = 0;

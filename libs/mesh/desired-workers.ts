@@ -5,7 +5,8 @@
 import { DrainedWorker } from "../gen/cortex/mesh/v1/mesh.ts";
 import { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
 import { BUCKET, type Buckets, toRpcError } from "./buckets.ts";
-import { type DesiredWorkerStore, drainedKeyOf, keyOf } from "./directory.ts";
+import type { DesiredWorkerStore } from "./directory.ts";
+import { drainedKeyOf, keyOf } from "./keys.ts";
 
 /** How often a change is tried again that another one has come before. */
 const CONFLICTS_MAX = 5;

@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { NodeRecord, RunningWorker } from "../gen/cortex/mesh/v1/mesh.ts";
 import { WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import { createLogger } from "../telemetry/index.ts";
-import { type Entry, keyOf, MeshDirectory, RUNNING_EXPIRY_MS } from "./directory.ts";
+import { type Entry, MeshDirectory, RUNNING_EXPIRY_MS } from "./directory.ts";
+import { keyOf } from "./keys.ts";
 
 const EXPIRY_MS = 6_000;
 

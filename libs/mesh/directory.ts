@@ -12,6 +12,7 @@ import { Health, type WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
 import { RpcError } from "../rpc/index.ts";
 import type { Logger } from "../telemetry/index.ts";
+import { isDrainedKey, keyOf } from "./keys.ts";
 
 /** Two clocks: one to compare with other nodes, one to measure by. */
 export interface Clock {
@@ -40,7 +41,10 @@ export interface Directory {
   known(id: string): boolean;
   /** The nodes that answer the gRPC service of this full name, are alive and not draining. By id. */
   nodesServing(interfaceName: string): readonly NodeRecord[];
-  /** The workers that run on nodes that are alive, draining ones too. By name, then by node. */
+  /**
+   * The workers that run on nodes that are alive, draining ones too. By name, then by node. Whether one is drained is what this
+   * node knows of it, whatever its own node has announced: so all replicas are drained at once, that of a dead node too.
+   */
   workers(): readonly RunningWorker[];
   /** The workers that should run. By name. */
   desiredWorkers(): readonly WorkerSpecification[];
@@ -376,11 +380,11 @@ export class MeshDirectory implements Directory {
       this.#deleteDesired(entry.key);
       return;
     }
-    if (entry.key.startsWith(DRAINED_PREFIX)) {
+    if (isDrainedKey(entry.key)) {
       const drained = this.#decode(DrainedWorker, entry);
       if (drained === undefined || this.#drained.get(entry.key) === drained.name) return;
       this.#drained.set(entry.key, drained.name);
-      this.#changed();
+      this.#drainedChanged(drained.name);
       return;
     }
     const known = this.#desired.get(entry.key);
@@ -465,10 +469,25 @@ export class MeshDirectory implements Directory {
   }
 
   #deleteDesired(key: string): void {
-    if (this.#desired.delete(key) || this.#drained.delete(key)) this.#changed();
+    if (this.#desired.delete(key)) this.#changed();
+    const drained = this.#drained.get(key);
+    if (drained === undefined) return;
+    this.#drained.delete(key);
+    this.#drainedChanged(drained);
   }
 
-  #putWorker(into: Map<string, KnownWorker>, key: string, running: RunningWorker, deadlineMs: number): void {
+  /** Tells of every replica of a worker that it is drained now, or is not any more. */
+  #drainedChanged(name: string): void {
+    this.#changed();
+    for (const workers of [this.#workers, this.#ownWorkers]) {
+      for (const [key, { running, deadlineMs }] of workers) {
+        if (running.info?.name === name) this.#putWorker(workers, key, running, deadlineMs);
+      }
+    }
+  }
+
+  #putWorker(into: Map<string, KnownWorker>, key: string, announced: RunningWorker, deadlineMs: number): void {
+    const running = this.#withDraining(announced);
     const identity = workerIdentity(running);
     const known = into.get(key);
     if (known === undefined || !equalBytes(known.identity, identity)) {
@@ -478,6 +497,12 @@ export class MeshDirectory implements Directory {
     }
     known.running.info = running.info;
     known.deadlineMs = deadlineMs;
+  }
+
+  #withDraining(running: RunningWorker): RunningWorker {
+    const { info } = running;
+    const draining = info !== undefined && this.drainedWorkers().has(info.name);
+    return info === undefined || info.draining === draining ? running : { ...running, info: { ...info, draining } };
   }
 
   #setUnreachable(nodeId: string, unreachable: boolean): void {
@@ -518,22 +543,6 @@ export class MeshDirectory implements Directory {
   }
 }
 
-/**
- * The key of a name, or of several. NATS allows [-/_=.a-zA-Z0-9] in keys, and a dot divides them: every other byte is
- * written as =XX.
- */
-export function keyOf(...names: readonly string[]): string {
-  return names.map((name) => [...Buffer.from(name, "utf8")].map(keyByte).join("")).join(".");
-}
-
-/** The bucket of the workers that should run has, beside them, an entry for each drained one. No worker's own key has a dot. */
-const DRAINED_PREFIX = "drained.";
-
-/** The key under which it is noted that a worker is drained. */
-export function drainedKeyOf(name: string): string {
-  return `${DRAINED_PREFIX}${keyOf(name)}`;
-}
-
 /** What the services that run the workers of a provider are called. */
 const ADAPTER_PREFIX = "adapter-";
 
@@ -545,11 +554,6 @@ export function providerOf(service: string): string | undefined {
 /** Whether `called` means this node: by its id, or by its name, which outlives the process. */
 function isCalled({ id, name }: Pick<NodeRecord, "id" | "name">, called: string): boolean {
   return called === id || called === name;
-}
-
-function keyByte(byte: number): string {
-  const character = String.fromCharCode(byte);
-  return /[-_a-zA-Z0-9]/.test(character) ? character : `=${byte.toString(16).toUpperCase().padStart(2, "0")}`;
 }
 
 function nodeIdentity(record: NodeRecord): Uint8Array {

@@ -9,16 +9,9 @@ import { Announcer } from "./announcer.ts";
 import { BUCKET, Buckets, BucketWatch } from "./buckets.ts";
 import { connectNats } from "./connection.ts";
 import { DesiredWorkers } from "./desired-workers.ts";
-import {
-  type Clock,
-  type Directory,
-  type Entry,
-  keyOf,
-  MeshDirectory,
-  RUNNING_REPEAT_MS,
-  systemClock,
-} from "./directory.ts";
+import { type Clock, type Directory, type Entry, MeshDirectory, RUNNING_REPEAT_MS, systemClock } from "./directory.ts";
 import { type Events, MeshEvents } from "./events.ts";
+import { keyOf } from "./keys.ts";
 
 /** What a node is, and stays for as long as it runs. */
 export interface NodeDescription {
