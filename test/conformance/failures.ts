@@ -103,6 +103,8 @@ function naming(form: "stream" | "whole" | undefined, verdict: () => unknown): v
 }
 
 const TOKENS = 20;
+/** So that what came before a failure is under way when it happens. */
+const TOKEN_MS = 10;
 const CONTINUED = "the whole text exactly once, one finish reason, a clean end";
 
 /** What a model does that is asked to go on with the text of another one. */
@@ -139,8 +141,8 @@ function afterContent({ name, behaviour }: Interruption): Scenario {
     name,
     must: CONTINUED,
     run: async (stage) => {
-      stage.first.behave({ tokens: TOKENS, ...behaviour });
-      stage.second.behave({ tokens: TOKENS });
+      stage.first.behave({ tokens: TOKENS, tokenMs: TOKEN_MS, ...behaviour });
+      stage.second.behave({ tokens: TOKENS, tokenMs: TOKEN_MS });
       const seen = await stage.stream();
       stage.mustHaveAsked(stage.first);
       return mustBeWhole(seen, stage.expected({ tokens: TOKENS }));
@@ -211,7 +213,7 @@ const SPECIAL: readonly Scenario[] = [
     must: CONTINUED,
     providers: 3,
     run: async (stage) => {
-      stage.first.behave({ tokens: 30, fault: "cut", at: 6 });
+      stage.first.behave({ tokens: 30, tokenMs: TOKEN_MS, fault: "cut", at: 6 });
       stage.second.behave({ tokens: 30, fault: "cut", at: 9 });
       stage.providers[2]!.behave({ tokens: 30 });
       return mustBeWhole(await stage.stream(), stage.expected({ tokens: 30 }));
@@ -223,7 +225,7 @@ const SPECIAL: readonly Scenario[] = [
     must: CONTINUED,
     providers: 3,
     run: async (stage) => {
-      stage.first.behave({ tokens: 30, fault: "cut", at: 6 });
+      stage.first.behave({ tokens: 30, tokenMs: TOKEN_MS, fault: "cut", at: 6 });
       stage.second.behave("status:500");
       stage.providers[2]!.behave({ tokens: 30 });
       return mustBeWhole(await stage.stream(), stage.expected({ tokens: 30 }));
@@ -235,7 +237,7 @@ const SPECIAL: readonly Scenario[] = [
       name: `the next provider ${WAYS_TO_GO_ON[continues]}`,
       must: CONTINUED,
       run: async (stage) => {
-        stage.first.behave({ tokens: TOKENS, fault: "cut", at: 9 });
+        stage.first.behave({ tokens: TOKENS, tokenMs: TOKEN_MS, fault: "cut", at: 9 });
         stage.second.behave({ tokens: TOKENS, continues });
         return mustBeWhole(await stage.stream(), stage.expected({ tokens: TOKENS }));
       },
@@ -247,7 +249,7 @@ const SPECIAL: readonly Scenario[] = [
       name: `the next provider ${WAYS_TO_GO_ON[continues]}`,
       must: "the beginning and then an explicit error; never a text that is sewn together of two",
       run: async (stage) => {
-        stage.first.behave({ tokens: TOKENS, fault: "cut", at: 9 });
+        stage.first.behave({ tokens: TOKENS, tokenMs: TOKEN_MS, fault: "cut", at: 9 });
         stage.second.behave({ tokens: TOKENS, continues });
         const expected = stage.expected({ tokens: TOKENS });
         const seen = await stage.stream();
@@ -275,7 +277,7 @@ const SPECIAL: readonly Scenario[] = [
     name: "the official SDK reads a stream that is cut after 7 tokens",
     must: "the SDK gives out the whole text and a finish reason, and throws nothing",
     run: async (stage) => {
-      stage.first.behave({ tokens: TOKENS, fault: "cut", at: 7 });
+      stage.first.behave({ tokens: TOKENS, tokenMs: TOKEN_MS, fault: "cut", at: 7 });
       stage.second.behave({ tokens: TOKENS });
       const expected = stage.expected({ tokens: TOKENS });
       let text = "";
@@ -307,7 +309,7 @@ const SPECIAL: readonly Scenario[] = [
     name: "the usage of a text that two providers wrote",
     must: "the whole text, and the tokens of both when the client asks for them",
     run: async (stage) => {
-      stage.first.behave({ tokens: 40, fault: "cut", at: 20 });
+      stage.first.behave({ tokens: 40, tokenMs: TOKEN_MS, fault: "cut", at: 20 });
       stage.second.behave({ tokens: 40 });
       const seen = await stage.stream({ fields: { stream_options: { include_usage: true } } });
       mustBeWhole(seen, stage.expected({ tokens: 40 }));

@@ -34,7 +34,7 @@ function alone(name: string, fault: "cut" | "end" | "stall" | "error"): Scenario
     must: TOLD,
     providers: 1,
     run: async (stage) => {
-      stage.first.behave({ tokens: 20, fault, at: 7 });
+      stage.first.behave({ tokens: 20, tokenMs: 10, fault, at: 7 });
       return mustBeWholeOrTold(await stage.stream(), stage.expected({ tokens: 20 }));
     },
   };
@@ -52,7 +52,7 @@ const OPEN: readonly Scenario[] = [
       name: `${how} in the middle of a tool call`,
       must: `${TOLD}; never a tool call whose arguments are cut off`,
       run: async (stage) => {
-        stage.first.behave({ fault, at: 3 });
+        stage.first.behave({ tokenMs: 10, fault, at: 3 });
         const seen = await stage.stream({ said: "call tool please", fields: { tools: [WEATHER] } });
         const whole = seen.toolArguments === JSON.stringify({ city: "text", country: "text" });
         if (whole && seen.finishes.join() === "tool_calls" && seen.error === undefined) return "the whole tool call";
@@ -65,7 +65,7 @@ const OPEN: readonly Scenario[] = [
     name: "the connection is closed in the middle of an answer in JSON",
     must: `${TOLD}; never JSON that is cut off or that two providers wrote`,
     run: async (stage) => {
-      stage.first.behave({ fault: "cut", at: 3 });
+      stage.first.behave({ tokenMs: 10, fault: "cut", at: 3 });
       const seen = await stage.stream({ fields: { response_format: FORECAST } });
       if (seen.error === undefined && seen.end === "clean" && seen.finishes.join() === "stop") {
         must(isForecast(seen.text), () => `finish stop after ${JSON.stringify(seen.text)}`);
@@ -81,7 +81,7 @@ const OPEN: readonly Scenario[] = [
     flavor: "deepseek",
     run: async (stage) => {
       const thinking = { fields: { reasoning_effort: "high" } };
-      stage.first.behave({ fault: "cut", at: 2 });
+      stage.first.behave({ tokenMs: 10, fault: "cut", at: 2 });
       const seen = await stage.stream(thinking);
       if (seen.text === "") return mustBeTold(seen);
       must(seen.reasoning === THOUGHTS, () => `the text after the thoughts ${JSON.stringify(seen.reasoning)}`);
@@ -93,7 +93,7 @@ const OPEN: readonly Scenario[] = [
     name: "two choices were asked for and the connection is closed in the middle",
     must: TOLD,
     run: async (stage) => {
-      stage.first.behave({ tokens: 20, fault: "cut", at: 7 });
+      stage.first.behave({ tokens: 20, tokenMs: 10, fault: "cut", at: 7 });
       stage.second.behave({ tokens: 20 });
       const seen = await stage.stream({ fields: { n: 2 } });
       const whole = stage.expected({ tokens: 20 }).length * 2;

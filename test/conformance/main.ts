@@ -2,8 +2,9 @@
 import { writeFile } from "node:fs/promises";
 import { createInterface } from "node:readline/promises";
 import { parseArgs } from "node:util";
+import { conformanceDocument } from "./document.ts";
 import { cortexConfiguration, GATEWAYS, type Gateway, type GatewayKey, gatewayAt, startGateway } from "./gateways.ts";
-import { type Column, sideBySide, table, totals } from "./report.ts";
+import { type Column, table, totals } from "./report.ts";
 import { startRun } from "./run.ts";
 import { SCENARIOS } from "./scenarios.ts";
 import { SETTINGS, type StagePlan } from "./stage.ts";
@@ -16,9 +17,11 @@ const USAGE = `usage: npm run conformance [-- --shape one|many|both] [--against 
   --only      the scenarios whose name contains this
   --port      where the providers' ports begin; 9400 with a URL, else free ones
   --json      also write everything that was seen to a file
-  --markdown  print the table of docs/conformance.md
+  --document  write docs/conformance.md: Cortex in both shapes, Portkey and no gateway, side by side
   --list      print the scenarios and what a client must see, and end
 `;
+
+const DOCUMENT = new URL("../../docs/conformance.md", import.meta.url);
 
 const options = {
   shape: { type: "string", default: "both" },
@@ -26,7 +29,7 @@ const options = {
   only: { type: "string", default: "" },
   port: { type: "string" },
   json: { type: "string" },
-  markdown: { type: "boolean", default: false },
+  document: { type: "boolean", default: false },
   list: { type: "boolean", default: false },
   help: { type: "boolean", default: false },
 } as const;
@@ -62,7 +65,7 @@ async function main(): Promise<number> {
   }
   const columns: Column[] = [];
   let failed = false;
-  for (const target of targets(values.shape, values.against)) {
+  for (const target of values.document ? Object.keys(GATEWAYS) : targets(values.shape, values.against)) {
     const own = target in GATEWAYS;
     const port = Number(values.port ?? (own ? 0 : 9400));
     const startedAtMs = performance.now();
@@ -83,7 +86,7 @@ async function main(): Promise<number> {
       await run.stop();
     }
   }
-  if (values.markdown) process.stdout.write(`\n${sideBySide(columns)}\n`);
+  if (values.document) await writeFile(DOCUMENT, conformanceDocument(columns, new Date().toISOString().slice(0, 10)));
   if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(columns, undefined, 2)}\n`);
   for (const column of columns) say(`${column.gateway}: ${totals(column)}`);
   return failed ? 1 : 0;

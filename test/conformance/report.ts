@@ -1,4 +1,4 @@
-/** Tables of what was seen: in the terminal, and side by side in docs/conformance.md. */
+/** What was seen, for a terminal. */
 import type { Result } from "./run.ts";
 import { GROUPS } from "./scenario.ts";
 
@@ -8,11 +8,20 @@ export interface Column {
   readonly results: readonly Result[];
 }
 
-export function totals({ results }: Column): string {
-  const passed = results.filter((result) => result.passed).length;
-  const silent = results.filter((result) => result.silent).length;
-  const failed = results.length - passed;
-  return `${passed} of ${results.length} passed, ${failed} failed${silent > 0 ? `, ${silent} of them silently` : ""}`;
+export function passedCount({ results }: Column): number {
+  return results.filter(({ passed }) => passed).length;
+}
+
+/** How many answers were cut short without a word. */
+export function silentCount({ results }: Column): number {
+  return results.filter(({ silent }) => silent).length;
+}
+
+export function totals(column: Column): string {
+  const passed = passedCount(column);
+  const silent = silentCount(column);
+  const { length } = column.results;
+  return `${passed} of ${length} passed, ${length - passed} failed${silent > 0 ? `, ${silent} of them silently` : ""}`;
 }
 
 /** For a terminal: scenario, pass or fail, what was seen. */
@@ -31,39 +40,4 @@ export function table(column: Column): string {
     );
   }
   return `${lines.join("\n")}\n\n${column.gateway}: ${totals(column)}\n`;
-}
-
-/** For the document: a row for each scenario, a column for each gateway. */
-export function sideBySide(columns: readonly Column[]): string {
-  const lines: string[] = [];
-  const row = (cells: readonly string[]) => lines.push(`| ${cells.join(" | ")} |`);
-  row(["", ...columns.map(({ gateway }) => gateway)]);
-  row(["---", ...columns.map(() => "---")]);
-  row([
-    "**passed**",
-    ...columns.map(({ results }) => `**${results.filter(({ passed }) => passed).length} of ${results.length}**`),
-  ]);
-  row([
-    "cut short, and nothing says so",
-    ...columns.map(({ results }) => String(results.filter(({ silent }) => silent).length)),
-  ]);
-  let group = "";
-  for (const [index, { group: own, name, must }] of columns[0]!.results.entries()) {
-    if (own !== group) {
-      group = own;
-      row([`**${GROUPS[group as keyof typeof GROUPS]}**`, ...columns.map(() => "")]);
-    }
-    const cells = columns.map(({ results }) => verdict(results[index]!));
-    row([`<span title="${must.replaceAll('"', "&quot;")}">${name}</span>`, ...cells]);
-  }
-  return lines.join("\n");
-}
-
-function verdict({ passed, seen, silent }: Result): string {
-  if (passed) return "pass";
-  return `**${silent ? "fails silently" : "fails"}**: ${cell(seen)}`;
-}
-
-function cell(text: string): string {
-  return text.split("\n")[0]!.replaceAll("|", "\\|").slice(0, 160);
 }

@@ -45,7 +45,7 @@ function extent(text: string, expected: string): string {
 
 function errorName({ error }: Seen): string {
   const { code, message, type } = error ?? {};
-  return String(code ?? (typeof type === "string" ? type : undefined) ?? message ?? "without a word").slice(0, 60);
+  return String(code ?? (typeof type === "string" ? type : undefined) ?? message ?? "without a message").slice(0, 60);
 }
 
 function isStream({ headers }: Seen): boolean {
