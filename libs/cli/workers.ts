@@ -306,7 +306,7 @@ async function listWorkers(options: ListOptions): Promise<number> {
     return 0;
   }
   const nobody = `no ${local === remote ? "" : local ? "local " : "remote "}workers ${provider === "" ? "" : `of provider ${provider} `}are running`;
-  const head = ["worker", "provider", "priority", "health", "breaker", "keys", "active", "models", "node", "from"];
+  const head = ["worker", "provider", "priority", "health", "breaker", "keys", "active", "models", "node", "origin"];
   const table = new Table({ head, style: { head: [], border: [] } });
   for (const { info, node, added } of workers) {
     const { name, priority, health, breaker, keys, activeRequests, models, draining } = info!;
@@ -317,7 +317,16 @@ async function listWorkers(options: ListOptions): Promise<number> {
       summarizeKeys(keys),
     ];
     const place = node === "" ? "(none runs it)" : node;
-    table.push([name, info!.provider, priority, ...state, activeRequests, shown, place, added ? "added" : "file"]);
+    table.push([
+      name,
+      info!.provider,
+      priority,
+      ...state,
+      activeRequests,
+      shown,
+      place,
+      added ? "added" : "configured",
+    ]);
   }
   process.stdout.write(workers.length === 0 ? `${nobody}\n` : `${table.toString()}\n`);
   return 0;
