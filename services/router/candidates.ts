@@ -139,9 +139,12 @@ export class WorkerIndex {
     return this.#ordered.map(({ info }) => info);
   }
 
-  /** The models, and the workers' names with a slash behind. */
-  names(): string[] {
-    return [...this.#byModel.keys(), ...this.#ordered.map(({ info }) => `${info.name}/`)];
+  /** The models, and the workers' names with a slash behind; each with the nodes that have it. */
+  names(): (readonly [name: string, nodes: readonly string[]])[] {
+    const models = [...this.#byModel].map(
+      ([model, workers]) => [model, workers.flatMap(({ nodes }) => nodes)] as const,
+    );
+    return [...models, ...this.#ordered.map(({ info, nodes }) => [`${info.name}/`, nodes] as const)];
   }
 
   /** Whether anybody has this name for a model, or is the worker of `worker/model`. */

@@ -374,6 +374,18 @@ describe("a model whose workers were lost a moment ago", () => {
   });
 });
 
+describe("a model whose worker was taken away on purpose", () => {
+  it("is unknown at once", async () => {
+    const mesh = new FakeMesh({ a: saying("hi") });
+    mesh.alive.add("here");
+    const router = mesh.router({ waitMaxMs: 5_000 });
+    await complete(router);
+    mesh.workers = {};
+    mesh.change();
+    expect((await failureOf(complete(router, request, callOf()))).reason).toBe("MODEL_NOT_FOUND");
+  });
+});
+
 describe("the strategy", () => {
   const free = { ...saying("hi"), info: { priority: 9 } };
   const busy = new Held();

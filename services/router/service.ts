@@ -265,7 +265,11 @@ class Indexes {
     this.#routes = routes;
     this.#index = new WorkerIndex(directory.workers(), routes);
     const nowMs = now();
-    for (const name of before.names()) if (!this.#index.has(name)) this.#departed.set(name, nowMs);
+    const alive = new Set(directory.nodes().map(({ id }) => id));
+    for (const [name, nodes] of before.names()) {
+      // Where the node is still there, the worker was taken away on purpose.
+      if (!this.#index.has(name) && !nodes.some((id) => alive.has(id))) this.#departed.set(name, nowMs);
+    }
     for (const [name, atMs] of this.#departed) {
       if (this.#index.has(name) || nowMs - atMs > DEPARTED_MS) this.#departed.delete(name);
     }

@@ -79,6 +79,8 @@ export class FakeMesh {
   readonly events: AttemptFinished[] = [];
   readonly logged: string[] = [];
   readonly draining = new Set<string>();
+  /** Nodes that are alive, as far as it matters. */
+  readonly alive = new Set<string>();
   readonly listeners = new Set<() => void>();
   readonly callsInFlight: Record<string, number> = {};
   readonly log: Logger = createLogger({
@@ -113,7 +115,7 @@ export class FakeMesh {
         return mesh.#running();
       },
       node: (id: string) => ({ ...NodeRecord.decode(new Uint8Array()), id, draining: mesh.draining.has(id) }),
-      nodes: () => [],
+      nodes: () => [...mesh.alive].map((id) => ({ ...NodeRecord.decode(new Uint8Array()), id })),
       known: () => true,
       nodesServing: () => [],
       onChange: (listener: () => void) => {
