@@ -15,8 +15,8 @@
  * requests at a time, one more with each that goes well, and everything after RAMP_SUCCESSES of them or the time that it
  * had rested. A failure before that opens it again.
  *
- * What no other worker can serve is a last resort: it is refused in no state, and its outcome counts as any other's. In an open
- * breaker it is one more trial: it closes the breaker, or begins the rest anew.
+ * What no other worker can serve is a last resort: it is refused in no state, and its outcome counts like every other one. In
+ * an open breaker it is one more trial: it closes the breaker, or begins the rest anew.
  */
 import CircuitBreaker from "opossum";
 import { BreakerState, type BreakerStatistics } from "../gen/cortex/provider/v1/provider.ts";

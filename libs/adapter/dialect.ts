@@ -13,6 +13,7 @@ import type {
   Warning,
 } from "../gen/cortex/llm/v1/llm.ts";
 import type { RpcError } from "../rpc/index.ts";
+import type { Knowledge } from "./model-properties.ts";
 import type { RateLimits } from "./rate-limits.ts";
 import type { Headers } from "./waits.ts";
 
@@ -36,6 +37,8 @@ export interface AttemptContext {
   readonly worker: string;
   /** The provider's own name of the model asked for. */
   readonly model: string;
+  /** The beginning of the answer, where the request ends in it: some providers say it again. */
+  readonly begun?: string | undefined;
   /** Seconds since the Unix epoch, for providers that give no time. */
   readonly nowS: number;
   /** A fresh identifier such as `call_k3j5h2g8`: `prefix` and random letters and digits. */
@@ -95,6 +98,11 @@ export interface Timeouts {
   readonly totalMs: number;
 }
 
+/** A model of the provider's list, and what the list says of it besides. */
+export interface ListedModel extends Model {
+  readonly properties?: Knowledge;
+}
+
 /** The translation for one provider. */
 export interface Dialect {
   /** The provider's name in configuration, metrics and traces: `openai`. */
@@ -129,7 +137,13 @@ export interface Dialect {
   healthRequest(): ProviderRequest;
   /** How to ask for the models, and how to read the answer (parsed JSON). */
   modelsRequest(): ProviderRequest;
-  modelsAnswer(body: unknown): Model[];
+  modelsAnswer(body: unknown): ListedModel[];
+  /**
+   * What is known of a model by its name, whether there is such a model or not. Only what is certain: who names one of the
+   * capabilities vision, audio, files, tools and json_schema says that the model has none of the others, and gets no
+   * requests that need them. Undefined for a model that is not known. What the list says of it goes before.
+   */
+  modelProperties?(model: string): Knowledge | undefined;
 
   /** Absent where the provider has no embeddings. */
   readonly embedding?: {

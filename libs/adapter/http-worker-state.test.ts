@@ -269,6 +269,37 @@ describe("the models of a worker", () => {
     expect(paths).toEqual(["/models"]);
   });
 
+  it("have the properties that the list says, else those that are known by their names", async () => {
+    let contextTokensMax = 10;
+    await using server = await serveHttp((request, response) => {
+      response.end(request.url === "/models" ? '["a","b"]' : "{}");
+    });
+    const plain = createTestDialect("sse");
+    const dialect = createTestDialect("sse", {
+      modelsAnswer: (body) =>
+        plain
+          .modelsAnswer(body)
+          .map((model) => (model.id === "a" ? { ...model, properties: { contextTokensMax } } : model)),
+      modelProperties: (model) => (model === "c" ? undefined : { capabilities: ["vision"], contextTokensMax: 5 }),
+    });
+    await using worker = createTestWorker(server.url, { models: undefined }, { dialect });
+    await using configured = createTestWorker(server.url, { models: ["b", "c"] }, { dialect });
+    const changes: WorkerChange[] = [];
+    worker.onChange((change) => change === "models" && changes.push(change));
+    expect(worker.info().modelProperties).toEqual({});
+    for (const model of await worker.listModels(startTestCall())) expect(model).not.toHaveProperty("properties");
+    const vision = { capabilities: ["vision"] };
+    const b = { ...vision, contextTokensMax: 5 };
+    expect(worker.info().modelProperties).toEqual({ a: { ...vision, contextTokensMax: 10 }, b });
+    expect(configured.info().modelProperties).toEqual({ b });
+    await worker.listModels(startTestCall());
+    expect(changes).toEqual(["models"]);
+    contextTokensMax = 20;
+    await worker.listModels(startTestCall());
+    expect(worker.info().modelProperties["a"]).toEqual({ ...vision, contextTokensMax: 20 });
+    expect(changes).toEqual(["models", "models"]);
+  });
+
   it("do not make a worker unavailable when they can't be had", async () => {
     await using server = await serveHttp((request, response) => {
       response.writeHead(request.url === "/models" ? 500 : 200).end("no");

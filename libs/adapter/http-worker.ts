@@ -1,4 +1,5 @@
 /** A worker whose provider is reached over HTTP: a dialect, and around it everything that is the same for every provider. */
+import { isDeepStrictEqual } from "node:util";
 import type {
   Completion,
   CompletionRequest,
@@ -13,6 +14,7 @@ import {
   type EmbedResponse,
   Health,
   KeyState,
+  type ModelProperties,
   type StreamResponse,
   type WorkerInfo,
 } from "../gen/cortex/provider/v1/provider.ts";
@@ -21,12 +23,14 @@ import { ATTRIBUTE, type Attributes, type Logger, type Tracer } from "../telemet
 import { ActiveRequests } from "./active-requests.ts";
 import { completeServed, StreamAnswer, summarize, WholeAnswer } from "./answer.ts";
 import { type AnswerSummary, Attempt, type AttemptHost, type AttemptOptions, type Operation } from "./attempt.ts";
+import { begunAnswer } from "./begun-answer.ts";
 import { Breaker } from "./breaker.ts";
 import { ConnectionPool } from "./connection-pool.ts";
 import type { AttemptContext, Dialect, ProviderRequest, Timeouts } from "./dialect.ts";
 import { causeFields, describe, failure } from "./failures.ts";
 import { parseJson } from "./json.ts";
 import { isAboutKey, type Key, type KeyChange, Keys } from "./keys.ts";
+import { type Knowledge, propertiesOf } from "./model-properties.ts";
 import { PartStream } from "./part-stream.ts";
 import type { WorkerSettings } from "./settings.ts";
 import type { RequestOptions, Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
@@ -66,6 +70,9 @@ class HttpWorker implements Worker, AttemptHost {
   readonly #listeners = new Set<(change: WorkerChange) => void>();
   readonly #attempts = new Set<Attempt>();
   #models: readonly string[];
+  /** What the provider's list says of them. */
+  #listed: ReadonlyMap<string, Knowledge> = new Map();
+  #properties: Record<string, ModelProperties>;
   /** What the provider was found to be; whether there is room is seen when asked. */
   #health: Health = Health.UNSPECIFIED;
   #reportedHealth: Health = Health.UNSPECIFIED;
@@ -93,6 +100,7 @@ class HttpWorker implements Worker, AttemptHost {
     this.#timeouts = withDefaults(defaults.timeouts, settings.timeouts);
     this.#active = new ActiveRequests(settings.name, settings.limits?.concurrent ?? 0);
     this.#models = settings.models ?? [];
+    this.#properties = this.#knownProperties();
     this.pool = new ConnectionPool({
       worker: settings.name,
       baseUrl: parseBaseUrl(settings.baseUrl ?? defaults.baseUrl),
@@ -127,14 +135,14 @@ class HttpWorker implements Worker, AttemptHost {
       keys: this.keys.info(),
       breakerStatistics: this.breaker.statistics(),
       weight: this.#settings.weight ?? 1,
-      modelProperties: this.#settings.modelProperties ?? {},
+      modelProperties: this.#properties,
       draining: false,
       tokensPerSecondMin: this.#settings.limits?.tokensPerSecondMin ?? 0,
     };
   }
 
   async complete(request: CompletionRequest, call: Call, options: RequestOptions = {}): Promise<CompleteResponse> {
-    const context = this.#context(request.model);
+    const context = this.#context(request.model, begunAnswer(request.messages));
     const translated = this.#translate(() => this.dialect.chatRequest(request, false, context));
     const attempt = new Attempt(this, chatOptions(request, call, context, options));
     return this.#ask(attempt, translated, (text) => {
@@ -150,7 +158,7 @@ class HttpWorker implements Worker, AttemptHost {
 
   stream(request: CompletionRequest, call: Call, options: RequestOptions = {}): AsyncIterable<StreamResponse> {
     return new PartStream((stream) => {
-      const context = this.#context(request.model);
+      const context = this.#context(request.model, begunAnswer(request.messages));
       const translated = this.#translate(() => this.dialect.chatRequest(request, true, context));
       const attempt = new Attempt(this, { ...chatOptions(request, call, context, options), stream: true });
       const warnings = translated.warnings ?? [];
@@ -268,10 +276,11 @@ class HttpWorker implements Worker, AttemptHost {
     return failure("NODE_DRAINING", `worker "${this.name}" is being closed`);
   }
 
-  #context(model: string): AttemptContext {
+  #context(model: string, begun?: string): AttemptContext {
     return {
       worker: this.name,
       model,
+      begun,
       nowS: Math.floor(this.#clock() / 1000),
       mintId: (prefix) => prefix + randomText(this.#random),
     };
@@ -349,13 +358,23 @@ class HttpWorker implements Worker, AttemptHost {
   }
 
   #readModels(text: string): Model[] {
-    const models = this.dialect.modelsAnswer(parseJson(text, "the list of models"));
-    const ids = models.map((model) => model.id);
-    if (ids.length !== this.#models.length || ids.some((id, index) => id !== this.#models[index])) {
-      this.#models = ids;
-      this.#notify("models");
-    }
-    return models;
+    const listed = this.dialect.modelsAnswer(parseJson(text, "the list of models"));
+    const ids = listed.map(({ id }) => id);
+    this.#listed = new Map(
+      listed.flatMap(({ id, properties }) => (properties === undefined ? [] : [[id, properties]])),
+    );
+    const before = [this.#models, this.#properties];
+    this.#models = ids;
+    this.#properties = this.#knownProperties();
+    if (!isDeepStrictEqual([this.#models, this.#properties], before)) this.#notify("models");
+    return listed.map(({ properties: _, ...model }) => model);
+  }
+
+  #knownProperties(): Record<string, ModelProperties> {
+    return propertiesOf(this.#settings, this.#models, (model) => {
+      const [named, listed] = [this.dialect.modelProperties?.(model), this.#listed.get(model)];
+      return named === undefined ? listed : { ...named, ...listed };
+    });
   }
 
   async #refreshModels(call: Call): Promise<void> {

@@ -3,11 +3,13 @@
  * a worker, and workers into the node's ProviderService. The only room that knows undici and opossum.
  */
 export { ActiveRequests } from "./active-requests.ts";
+export { begunAnswer, Repetition } from "./begun-answer.ts";
 export type {
   AttemptContext,
   Dialect,
   DialectDefaults,
   EventReader,
+  ListedModel,
   ProviderEvent,
   ProviderRequest,
   Timeouts,
@@ -25,7 +27,7 @@ export {
   vectorOf,
 } from "./json.ts";
 export type { KeyChange } from "./keys.ts";
-export { type Knowledge, propertiesOf } from "./model-properties.ts";
+export { type Knowledge, knownOf, type ModelFamily, propertiesOf } from "./model-properties.ts";
 export { createProviderService, type ProviderService, type ProviderServiceChange } from "./provider-service.ts";
 export { failureMessage, oneLine, pageText, READ_CHARS_MAX, shortened } from "./provider-words.ts";
 export type { RateLimit, RateLimits } from "./rate-limits.ts";

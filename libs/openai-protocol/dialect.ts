@@ -1,5 +1,11 @@
 /** The dialect of one server that speaks OpenAI's protocol. */
-import type { Dialect, DialectDefaults, ProviderRequest, WorkerSettings } from "../adapter/index.ts";
+import {
+  type Dialect,
+  type DialectDefaults,
+  knownOf,
+  type ProviderRequest,
+  type WorkerSettings,
+} from "../adapter/index.ts";
 import { RpcError } from "../rpc/index.ts";
 import { fromError } from "./errors.ts";
 import { OpenAiEventReader } from "./events.ts";
@@ -65,6 +71,7 @@ function createServerDialect(identity: Identity, server: Server, baseUrl: string
         : get(paths.health),
     modelsRequest: () => get(paths.models),
     modelsAnswer: (body) => fromModelsAnswer(body, source),
+    modelProperties: (model) => knownOf(server.families ?? [], model),
     ...(embeddings !== undefined && {
       embedding: {
         request: (request, { model }) => post(toEmbeddingRequest(request, model, of(model), embeddings)),

@@ -8,6 +8,7 @@ import {
   notUnderstood,
   type ProviderEvent,
   parseJson,
+  Repetition,
   textOf,
 } from "../adapter/index.ts";
 import { FinishReason, type Part, type TokenLogprob, type Usage } from "../gen/cortex/llm/v1/llm.ts";
@@ -47,6 +48,8 @@ interface OpenChoice {
   readonly calls: OpenCall[];
   /** By the provider's own index, where it gives one. */
   readonly callsByIndex: Map<number, OpenCall>;
+  /** Of the beginning that the request gave. */
+  readonly repetition: Repetition | undefined;
 }
 
 /** Reads one stream. Holds nothing of it but which choices and calls are open. */
@@ -144,7 +147,10 @@ export class OpenAiEventReader implements EventReader {
     let choice = this.#choices.get(index);
     if (choice === undefined) {
       if (this.#choices.size >= CHOICES_MAX) throw notUnderstood("too many choices");
-      choice = { index, finished: false, calls: [], callsByIndex: new Map() };
+      const { begun } = this.#context;
+      const again = begun !== undefined && this.#source.server.begunField !== undefined;
+      const repetition = again ? new Repetition(begun) : undefined;
+      choice = { index, finished: false, calls: [], callsByIndex: new Map(), repetition };
       this.#choices.set(index, choice);
     }
     return choice;
@@ -162,8 +168,9 @@ export class OpenAiEventReader implements EventReader {
     if (reasoning !== "") parts.push({ part: { $case: "reasoning", value: value(reasoning) } });
     if (refusal !== "") parts.push({ part: { $case: "refusal", value: value(refusal, said.text ? [] : logprobs) } });
     // A token that is only a piece of a character has log probabilities but no text yet.
-    if (said.text !== "" || (refusal === "" && logprobs.length > 0)) {
-      parts.push({ part: { $case: "text", value: value(said.text, logprobs) } });
+    const text = choice.repetition === undefined ? said.text : choice.repetition.push(said.text);
+    if (text !== "" || (refusal === "" && logprobs.length > 0)) {
+      parts.push({ part: { $case: "text", value: value(text, logprobs) } });
     }
   }
 
@@ -224,6 +231,8 @@ export class OpenAiEventReader implements EventReader {
     if (reason === FinishReason.UNSPECIFIED) return;
     if (choice.calls.some((call) => call.name === "")) throw notUnderstood("a tool call without a name");
     choice.finished = true;
+    const text = choice.repetition?.end() ?? "";
+    if (text !== "") parts.push({ part: { $case: "text", value: { text, choice: choice.index, logprobs: [] } } });
     parts.push({ part: { $case: "finish", value: { choice: choice.index, reason } } });
   }
 }

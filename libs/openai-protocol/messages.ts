@@ -24,7 +24,7 @@ export function toMessages(messages: readonly Message[], server: Server, warning
       case Role.USER:
         return [{ role: "user", content: toContent(message.content, field, toUserPart(server)), name }];
       case Role.ASSISTANT:
-        return [{ ...toAssistantMessage(message, field, writing), name }];
+        return [{ ...toAssistantMessage(message, field, writing, index === messages.length - 1), name }];
       case Role.TOOL:
         return toolResultsIn(message, field).map((result) => toToolMessage(result, field, writing));
       default:
@@ -129,7 +129,12 @@ function toAudioFormat(mediaType: string, field: string): "wav" | "mp3" {
   }
 }
 
-function toAssistantMessage(message: Message, field: string, { server, warnings, toolCallId }: Writing): object {
+function toAssistantMessage(
+  message: Message,
+  field: string,
+  { server, warnings, toolCallId }: Writing,
+  last: boolean,
+): object {
   const said: ContentPart[] = [];
   const calls: unknown[] = [];
   let reasoning = "";
@@ -170,6 +175,7 @@ function toAssistantMessage(message: Message, field: string, { server, warnings,
       back === "thinking" ? [toThinkingPart(reasoning), ...said.map((part) => toSaidPart(part, field))] : content,
     ...(back !== undefined && back !== "thinking" && { [back]: reasoning }),
     tool_calls: calls.length > 0 ? calls : undefined,
+    ...(last && calls.length === 0 && server.begunField !== undefined && { [server.begunField]: true }),
   };
 }
 

@@ -10,6 +10,7 @@ import {
   countOf,
   isJson,
   type Json,
+  type ListedModel,
   notUnderstood,
   readTokenLogprobs,
   textOf,
@@ -23,7 +24,6 @@ import {
   type EmbeddingResult,
   FinishReason,
   Message,
-  type Model,
   Role,
   type Served,
   type TokenLogprob,
@@ -31,6 +31,7 @@ import {
 } from "../gen/cortex/llm/v1/llm.ts";
 import { RpcError } from "../rpc/index.ts";
 import { fromDisguisedError } from "./errors.ts";
+import { listedProperties } from "./listed.ts";
 import type { Source } from "./server.ts";
 
 /** The whole answer of `POST /chat/completions`. */
@@ -62,7 +63,8 @@ function fromChoice(choice: unknown, position: number, context: AttemptContext, 
   throwChoiceError(choice, source);
   const message = choice["message"];
   if (!isJson(message)) throw notUnderstood("a choice without a message");
-  const content = fromMessage(message, context);
+  const begun = source.server.begunField === undefined ? undefined : context.begun;
+  const content = fromMessage(message, context, begun);
   const finishReason = fromFinishReason(choice["finish_reason"], {
     toolCalls: content.some(({ part }) => part?.$case === "toolCall"),
   });
@@ -81,13 +83,14 @@ export function throwChoiceError(choice: Json, { server }: Source): void {
   if (error !== undefined) throw error;
 }
 
-function fromMessage(message: Json, context: AttemptContext): ContentPart[] {
+function fromMessage(message: Json, context: AttemptContext, begun = ""): ContentPart[] {
   const content: ContentPart[] = [];
   const add = (part: NonNullable<ContentPart["part"]>) => content.push({ part });
   const said = fromContent(message["content"]);
   const reasoning = reasoningOf(message) + said.reasoning;
   if (reasoning !== "") add({ $case: "reasoning", value: { text: reasoning, signature: "" } });
-  if (said.text !== "") add({ $case: "text", value: said.text });
+  const text = said.text.startsWith(begun) ? said.text.slice(begun.length) : said.text;
+  if (text !== "") add({ $case: "text", value: text });
   const refusal = textOf(message["refusal"]);
   if (refusal !== "") add({ $case: "refusal", value: refusal });
   const calls = Array.isArray(message["tool_calls"]) ? message["tool_calls"] : [];
@@ -250,7 +253,7 @@ function fromVector(vector: unknown): number[] {
 }
 
 /** The answer of `GET /models`: OpenAI's list, or Together's bare array. */
-export function fromModelsAnswer(body: unknown, source: Source): Model[] {
+export function fromModelsAnswer(body: unknown, source: Source): ListedModel[] {
   const disguised = fromDisguisedError(body, source.server);
   if (disguised !== undefined) throw disguised;
   const list = isJson(body) ? body["data"] : body;
@@ -258,6 +261,9 @@ export function fromModelsAnswer(body: unknown, source: Source): Model[] {
   return list.filter(isJson).flatMap((model) => {
     const id = textOf(model["id"]);
     const ownedBy = textOf(model["owned_by"]);
-    return id === "" ? [] : [{ id, workers: [], createdAtS: countOf(model["created"]) ?? 0, ownedBy }];
+    if (id === "") return [];
+    const listed = { id, workers: [], createdAtS: countOf(model["created"]) ?? 0, ownedBy };
+    const properties = listedProperties(model);
+    return [properties === undefined ? listed : { ...listed, properties }];
   });
 }

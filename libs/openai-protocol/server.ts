@@ -2,6 +2,7 @@
  * What can differ between the servers that speak OpenAI's protocol. Only requests and errors need it: answers are read the
  * same way whoever sends them, because a reader can be lenient and a server is not.
  */
+import type { ModelFamily } from "../adapter/index.ts";
 import type { Reason } from "../rpc/index.ts";
 
 /** How hard a model should think, in the words of the OpenAI API. */
@@ -90,6 +91,8 @@ export interface Server {
   readonly paths: Paths;
   /** Its list of models is not what this account can be asked for, so the worker's has to be configured. */
   readonly modelsUnknown?: boolean;
+  /** What is certain of its models by their names; the first that fits. */
+  readonly families?: readonly ModelFamily[];
   /** The header of the key, where it is not `authorization: Bearer`. */
   readonly keyHeader?: string;
   /** The field that bounds the generated tokens. */
@@ -106,6 +109,8 @@ export interface Server {
   readonly budget?: { readonly object: string; readonly field: string };
   readonly additions: readonly Addition[];
   readonly messages: readonly MessageFeature[];
+  /** It goes on with an assistant's message at the end only when that has this set; its answer then begins with it again. */
+  readonly begunField?: "prefix";
   /**
    * Where the reasoning of an assistant's message goes when the message calls tools; elsewhere no server wants it back.
    * Absent where there is no place for it.

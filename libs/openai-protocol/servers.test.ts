@@ -154,6 +154,41 @@ describe("Mistral", () => {
     expect(messages[5].tool_call_id).toBe(messages[4].tool_calls[0].id);
   });
 
+  it("is told to go on with an answer that has begun, and nobody else is", () => {
+    const messages = [
+      { role: Role.USER, content: [text("Count.")] },
+      { role: Role.ASSISTANT, content: [text("One, ")] },
+    ];
+    const said = { role: "assistant", content: "One, " };
+    expect(send(mistral, { messages }).body.messages[1]).toEqual({ ...said, prefix: true });
+    expect(send(server("groq"), { messages }).body.messages[1]).toEqual(said);
+    const answered = [...messages, { role: Role.USER, content: [text("Go on.")] }];
+    expect(send(mistral, { messages: answered }).body.messages[1]).toEqual(said);
+    expect(send(mistral, { messages: toolLoop("abcdefghi").slice(0, 2) }).body.messages[1].prefix).toBeUndefined();
+  });
+
+  it("says again what the request began, which is left out", () => {
+    const begun = { ...context("m"), begun: "One, two, " };
+    const message = { role: "assistant", content: "One, two, three" };
+    const whole = { choices: [{ index: 0, message, finish_reason: "stop" }] };
+    expect(mistral.chatAnswer(whole, begun).choices[0]?.message?.content).toMatchObject([text("three")]);
+    expect(server("vllm").chatAnswer(whole, begun).choices[0]?.message?.content).toMatchObject([
+      text("One, two, three"),
+    ]);
+    const streamed = (...pieces: string[]) => {
+      const reader = mistral.chatEvents(begun);
+      const parts: Part[] = [];
+      const read = (choice: object) => reader.read({ name: "", data: JSON.stringify({ choices: [choice] }) }, parts);
+      for (const content of pieces) read({ index: 0, delta: { content } });
+      read({ index: 0, delta: { content: "" }, finish_reason: "stop" });
+      return parts.flatMap(({ part }) => (part?.$case === "text" ? [part.value.text] : []));
+    };
+    // The blank at the end has been seen to come with what follows.
+    expect(streamed("One, two,", " three", ", four")).toEqual(["three", ", four"]);
+    expect(streamed("three", ", four")).toEqual(["three", ", four"]);
+    expect(streamed("One, ")).toEqual(["One, "]);
+  });
+
   it("gets the reasoning back as a part of the content", () => {
     expect(send(mistral, { messages: toolLoop("abcdefghi") }).body.messages[1].content).toEqual([
       { type: "thinking", thinking: [{ type: "text", text: "hm" }] },

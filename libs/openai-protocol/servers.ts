@@ -2,6 +2,7 @@
  * The servers that are known to speak OpenAI's protocol, and in what they differ from it. A server that is not here is
  * `compatible`, which works with most. Each fact is from the server's documentation, its source or a recorded exchange.
  */
+import { DEEPSEEK_MODELS, GROQ_MODELS, MISTRAL_MODELS, OPENAI_MODELS, PERPLEXITY_MODELS } from "./families.ts";
 import type { Effort, Efforts, EffortWord, Server } from "./server.ts";
 
 /**
@@ -63,6 +64,7 @@ const openai: Server = {
   // "string too long. Expected a string with maximum length 40"
   toolCallIds: { valid: /^.{1,40}$/s, length: 40 },
   errors: [],
+  families: OPENAI_MODELS,
 };
 
 /**
@@ -82,6 +84,8 @@ const azure: Server = {
     apiVersion: "2024-10-21",
   },
   modelsUnknown: true,
+  // A deployment may have any name.
+  families: [],
   keyHeader: "api-key",
   errors: [{ status: 404, kind: /deploymentnotfound/, reason: "PROVIDER_MODEL_NOT_FOUND" }],
 };
@@ -149,6 +153,7 @@ const groq: Server = {
     { status: 400, message: /`tool calling` is not supported/, reason: "UNSUPPORTED_PARAMETER", field: "tools" },
     { status: 400, kind: /^invalid_request_error $/, message: /^'(?<field>[\w.]+)'/, reason: "INVALID_REQUEST" },
   ],
+  families: GROQ_MODELS,
 };
 
 /** https://docs.mistral.ai/api. It refuses every field that it does not know, with 422 and "Extra inputs…". */
@@ -172,8 +177,11 @@ const mistral: Server = {
   // https://docs.mistral.ai/capabilities/reasoning
   efforts: [efforts(["none", "high"], { minimal: "none", low: "high", medium: "high", max: "high" })],
   messages: ["image"],
+  // https://docs.mistral.ai/capabilities/completion/prefix
+  begunField: "prefix",
   reasoningBack: "thinking",
   toolCallIds: { valid: /^[a-zA-Z0-9]{9}$/, length: 9 },
+  families: MISTRAL_MODELS,
 };
 
 const THINKING = { thinking: { type: "enabled" } };
@@ -209,6 +217,7 @@ const deepseek: Server = {
   ],
   messages: ["name"],
   jsonSchema: false,
+  families: DEEPSEEK_MODELS,
 };
 
 const OPENROUTER_EFFORTS = ["none", "minimal", "low", "medium", "high"] as const;
@@ -306,6 +315,7 @@ const perplexity: Server = {
   efforts: [efforts(["minimal", "low", "medium", "high"], { none: "minimal", max: "high" })],
   messages: ["image"],
   errors: [],
+  families: PERPLEXITY_MODELS,
 };
 
 /** https://docs.together.ai/reference/chat-completions-1 */

@@ -259,6 +259,20 @@ describe("what Claude is sent", () => {
     expect(refused({ messages: [user(file("text/csv", "a,b"))] })).toBe(field);
   });
 
+  it("ends in an answer that has begun as it is taken: without white space, and without thoughts", () => {
+    const begun = (...words: string[]) => ({ messages: [user(text("hi")), assistant(...words.map(text))] });
+    const { body, warned } = send({ ...begun("Hello, ", "I am\n "), reasoning: { effort: Effort.HIGH } });
+    expect(body.messages[1].content).toEqual([
+      { type: "text", text: "Hello, " },
+      { type: "text", text: "I am" },
+    ]);
+    expect(body.thinking).toBeUndefined();
+    expect(warned).toEqual(expect.arrayContaining(["messages[1]", "reasoning_effort"]));
+    expect(send(begun("Hello,", " \n")).body.messages[1].content).toEqual([{ type: "text", text: "Hello," }]);
+    expect(send(begun(" ")).body.messages).toHaveLength(1);
+    expect(send(begun("Hello, I am")).warned).not.toContain("messages[1]");
+  });
+
   it("says how tools are to be called", () => {
     const choice = (request: DeepPartial<CompletionRequest>) =>
       send({ tools: [{ name: "look" }], ...request }).body.tool_choice;

@@ -2,6 +2,7 @@
 import type { Dialect, DialectDefaults, ProviderRequest } from "../../libs/adapter/index.ts";
 import { fromError } from "./errors.ts";
 import { AnthropicEventReader } from "./events.ts";
+import { modelProperties } from "./generation.ts";
 import { toChatRequest } from "./request.ts";
 import { fromChatAnswer, fromModelsAnswer, PROVIDER } from "./response.ts";
 import { VERSION_HEADER } from "./wording.ts";
@@ -38,4 +39,5 @@ export const anthropic: Dialect = {
   healthRequest: () => models,
   modelsRequest: () => models,
   modelsAnswer: fromModelsAnswer,
+  modelProperties,
 };

@@ -1,4 +1,5 @@
 /** What a model can do, read from its name: the API's list of models does not say. */
+import type { Knowledge } from "../../libs/adapter/index.ts";
 import {
   type CompletionRequest,
   ReasoningOptions_Effort as Effort,
@@ -16,6 +17,24 @@ export const STRUCTURED = 4.1;
 
 /** From this generation on models choose their next token by themselves: no temperature, top_p or top_k. */
 export const UNSAMPLED = 4.7;
+
+/** From this generation on a request that ends in the beginning of its answer is refused: no prefill. */
+const UNBEGUN = 4.6;
+
+/**
+ * What is certain of a Claude: https://platform.claude.com/docs/en/about-claude/models. The newer ones take a million tokens,
+ * some only when asked with a header.
+ */
+export function modelProperties(model: string): Knowledge | undefined {
+  const generation = generationOf(model);
+  if (!/^claude-/.test(model) || generation < 3 || generation === Number.POSITIVE_INFINITY) return undefined;
+  const capabilities = ["vision", "tools"];
+  if (generation >= 3.5) capabilities.push("files");
+  if (generation >= STRUCTURED) capabilities.push("json_schema");
+  if (generation >= 3.7) capabilities.push("reasoning");
+  if (generation < UNBEGUN) capabilities.push("prefill");
+  return generation < UNBEGUN ? { capabilities, contextTokensMax: 200_000 } : { capabilities };
+}
 
 /** The longest answer that a model gives, for requests that set no bound: https://platform.claude.com/docs/en/about-claude/models */
 export function outputTokensMax(model: string): number {

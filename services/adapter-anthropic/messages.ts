@@ -30,6 +30,8 @@ export interface Conversation {
   readonly files: boolean;
   /** The model is in a loop of tool calls that began without thoughts it would recognise. */
   readonly unthinking: boolean;
+  /** It ends in the beginning of the answer, which the model is to go on with. */
+  readonly begun: boolean;
 }
 
 interface Turn {
@@ -61,12 +63,14 @@ class Writer {
   write(): Conversation {
     for (const [index, message] of this.#messages.entries()) this.#add(message, `messages[${index}]`);
     if (this.#turns[0]?.role !== "user") throw refused("messages", "Anthropic needs the user to speak first");
+    this.#trimEnd();
     const turns = this.#turns.map(({ role, blocks }) => `{"role":"${role}","content":[${blocks.join(",")}]}`);
     return {
       system: this.#system.length > 0 ? `[${this.#system.join(",")}]` : undefined,
       messages: `[${turns.join(",")}]`,
       files: this.#files,
       unthinking: this.#inLoop && this.#unthinking,
+      begun: this.#turns.at(-1)?.role === "assistant",
     };
   }
 
@@ -113,6 +117,19 @@ class Writer {
     const last = this.#turns.at(-1);
     if (last?.role === role) last.blocks.push(...blocks);
     else this.#turns.push({ role, blocks: [...blocks] });
+  }
+
+  /** An answer that has begun must not end in white space. */
+  #trimEnd(): void {
+    const last = this.#turns.at(-1);
+    if (last?.role !== "assistant") return;
+    const { type, text } = JSON.parse(last.blocks.at(-1)!) as { readonly type: string; readonly text: string };
+    if (type !== "text" || text === text.trimEnd()) return;
+    const field = `messages[${this.#messages.length - 1}]`;
+    this.#warn(field, "Anthropic takes no white space at the end of an answer that it goes on with; it was left out");
+    last.blocks.pop();
+    if (text.trimEnd() !== "") last.blocks.push(textOnly(text.trimEnd()));
+    else if (last.blocks.length === 0) this.#turns.pop();
   }
 
   #userBlock(content: ContentPart, field: string): string[] {

@@ -23,8 +23,8 @@ export function toChatRequest(request: CompletionRequest, model: string, stream:
   refuse(request, model);
   const warnings = toWarnings(request);
   const maxTokens = toMaxTokens(request, model, warnings);
-  const { system, messages, files, unthinking } = toConversation(request.messages, warnings);
-  const thinking = allowed(toThinking(request, model, maxTokens), unthinking);
+  const { system, messages, files, unthinking, begun } = toConversation(request.messages, warnings);
+  const thinking = allowed(toThinking(request, model, maxTokens), unthinking, begun);
   for (const [parameter, message] of thinking.notes) warnings.push(unsupported(parameter, message));
   const body = jsonText({
     model: JSON.stringify(model),
@@ -81,10 +81,12 @@ function toMaxTokens({ maxOutputTokens }: CompletionRequest, model: string, warn
   return most;
 }
 
-/** With a budget for thoughts, a turn that calls tools has to begin with thoughts; not so with an effort. */
-function allowed(thinking: Thinking, unthinking: boolean): Thinking {
-  if (!unthinking || thinking.thinking?.["type"] !== "enabled") return thinking;
-  const message = "Claude can't begin to think between a tool call and its result; the wish was left out";
+/** With a budget for thoughts, the model's turn has to begin with thoughts; not so with an effort. */
+function allowed(thinking: Thinking, unthinking: boolean, begun: boolean): Thinking {
+  if ((!unthinking && !begun) || thinking.thinking?.["type"] !== "enabled") return thinking;
+  const message = begun
+    ? "Claude can't begin to think in an answer that has begun; the wish was left out"
+    : "Claude can't begin to think between a tool call and its result; the wish was left out";
   return { notes: [...thinking.notes, ["reasoning_effort", message]] };
 }
 

@@ -2,6 +2,7 @@
 import type { Dialect, DialectDefaults } from "../../libs/adapter/index.ts";
 import { fromError } from "./errors.ts";
 import { CohereEventReader } from "./events.ts";
+import { modelProperties } from "./models.ts";
 import { toChatRequest, toEmbeddingRequest } from "./request.ts";
 import { fromChatAnswer, fromEmbeddingAnswer, fromModelsAnswer, PROVIDER } from "./response.ts";
 
@@ -34,6 +35,7 @@ export const cohere: Dialect = {
   // Everything at once: the list has pages of 20 unless it is told otherwise, and of 1000 at most.
   modelsRequest: () => ({ method: "GET", path: "/v1/models?page_size=1000" }),
   modelsAnswer: fromModelsAnswer,
+  modelProperties,
   embedding: {
     request: (request, context) => toEmbeddingRequest(request, context.model),
     answer: fromEmbeddingAnswer,

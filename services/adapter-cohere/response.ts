@@ -5,6 +5,7 @@ import {
   countOf,
   isJson,
   type Json,
+  type ListedModel,
   notUnderstood,
   objectOf,
   textOf,
@@ -16,7 +17,6 @@ import {
   type EmbeddingResult,
   FinishReason,
   Message,
-  type Model,
   Role,
   type Served,
   type TokenLogprob,
@@ -26,6 +26,7 @@ import {
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { RpcError } from "../../libs/rpc/index.ts";
 import { fromDisguisedError, fromErrorMessage } from "./errors.ts";
+import { listedProperties } from "./models.ts";
 
 /** The provider's name in configuration and in what the adapter says. */
 export const PROVIDER = "cohere";
@@ -198,13 +199,16 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
 }
 
 /** The answer of `GET /v1/models`, without the models that can neither chat nor embed. */
-export function fromModelsAnswer(body: unknown): Model[] {
+export function fromModelsAnswer(body: unknown): ListedModel[] {
   const { models } = fromObject(body);
   if (!Array.isArray(models)) throw notUnderstood("no list of models");
   return models.filter(isJson).flatMap((model) => {
     const id = textOf(model["name"]);
     const endpoints = model["endpoints"];
-    const useful = !Array.isArray(endpoints) || endpoints.includes("chat") || endpoints.includes("embed");
-    return id === "" || !useful ? [] : [{ id, workers: [], createdAtS: 0, ownedBy: PROVIDER }];
+    const chats = !Array.isArray(endpoints) || endpoints.includes("chat");
+    if (id === "" || !(chats || endpoints.includes("embed"))) return [];
+    const listed = { id, workers: [], createdAtS: 0, ownedBy: PROVIDER };
+    const properties = listedProperties(model["features"], countOf(model["context_length"]));
+    return [chats ? { ...listed, properties } : listed];
   });
 }

@@ -2,6 +2,7 @@
 import type { Dialect, DialectDefaults } from "../../libs/adapter/index.ts";
 import { fromError } from "./errors.ts";
 import { GeminiEventReader } from "./events.ts";
+import { modelProperties } from "./models.ts";
 import { toChatRequest, toEmbeddingRequest } from "./request.ts";
 import { fromChatAnswer, fromEmbeddingAnswer, fromModelsAnswer, PROVIDER } from "./response.ts";
 
@@ -35,6 +36,7 @@ export const gemini: Dialect = {
   healthRequest: () => ({ method: "GET", path: "/models?pageSize=1000" }),
   modelsRequest: () => ({ method: "GET", path: "/models?pageSize=1000" }),
   modelsAnswer: fromModelsAnswer,
+  modelProperties,
   embedding: {
     request: (request, context) => toEmbeddingRequest(request, context.model),
     answer: fromEmbeddingAnswer,

@@ -5,6 +5,7 @@ import {
   countOf,
   isJson,
   type Json,
+  type ListedModel,
   momentSOf,
   notUnderstood,
   objectOf,
@@ -18,7 +19,6 @@ import {
   type EmbeddingResult,
   FinishReason,
   Message,
-  type Model,
   Role,
   type Served,
   type TokenLogprob,
@@ -274,13 +274,16 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
 const METHODS = ["generateContent", "embedContent", "batchEmbedContents"];
 
 /** The answer of `GET /models`, without the models that only make pictures, video or speech, or answer live. */
-export function fromModelsAnswer(body: unknown): Model[] {
+export function fromModelsAnswer(body: unknown): ListedModel[] {
   const { models } = fromResponse(body);
   if (!Array.isArray(models)) throw notUnderstood("no list of models");
   return models.filter(isJson).flatMap((model) => {
     const id = textOf(model["name"]).replace(/^models\//, "");
     const methods = model["supportedGenerationMethods"];
     if (id === "" || !Array.isArray(methods) || !METHODS.some((method) => methods.includes(method))) return [];
-    return [{ id, workers: [], createdAtS: 0, ownedBy: "google" }];
+    const [inputTokens, outputTokens] = [countOf(model["inputTokenLimit"]), countOf(model["outputTokenLimit"])];
+    const listed = { id, workers: [], createdAtS: 0, ownedBy: "google" };
+    if (inputTokens === undefined || outputTokens === undefined) return [listed];
+    return [{ ...listed, properties: { contextTokensMax: inputTokens + outputTokens } }];
   });
 }

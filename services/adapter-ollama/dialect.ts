@@ -1,6 +1,7 @@
 /** The dialect of Ollama's own API: https://docs.ollama.com/api. Its OpenAI-compatible endpoint loses errors and fields. */
 import type { Dialect, DialectDefaults } from "../../libs/adapter/index.ts";
 import { fromError } from "./errors.ts";
+import { modelProperties } from "./models.ts";
 import { toChatRequest, toEmbeddingRequest } from "./request.ts";
 import { fromChatAnswer, fromEmbeddingAnswer, fromModelsAnswer, OllamaEventReader, PROVIDER } from "./response.ts";
 
@@ -37,6 +38,7 @@ export const ollama: Dialect = {
   healthRequest: () => ({ method: "GET", path: "/api/tags" }),
   modelsRequest: () => ({ method: "GET", path: "/api/tags" }),
   modelsAnswer: fromModelsAnswer,
+  modelProperties,
   embedding: {
     request: (request, context) => toEmbeddingRequest(request, context.model),
     answer: fromEmbeddingAnswer,

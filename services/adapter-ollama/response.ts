@@ -5,6 +5,7 @@ import {
   type EventReader,
   isJson,
   type Json,
+  type ListedModel,
   momentSOf,
   notUnderstood,
   objectOf,
@@ -20,7 +21,6 @@ import {
   type EmbeddingResult,
   FinishReason,
   Message,
-  type Model,
   type Part,
   Role,
   type Served,
@@ -29,6 +29,7 @@ import {
   Usage,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { fromDisguisedError } from "./errors.ts";
+import { listedProperties } from "./models.ts";
 
 /** The provider's name in configuration and in what the adapter says. */
 export const PROVIDER = "ollama";
@@ -189,7 +190,7 @@ export function fromEmbeddingAnswer(body: unknown, context: AttemptContext): Emb
 }
 
 /** The answer of `GET /api/tags`: https://docs.ollama.com/api/tags */
-export function fromModelsAnswer(body: unknown): Model[] {
+export function fromModelsAnswer(body: unknown): ListedModel[] {
   const { models } = fromLine(body);
   if (!Array.isArray(models)) throw notUnderstood("no list of models");
   return models.filter(isJson).flatMap((model) => {
@@ -197,6 +198,8 @@ export function fromModelsAnswer(body: unknown): Model[] {
     if (id === "") return [];
     // "library" is the namespace of the names that have none.
     const ownedBy = id.includes("/") ? id.slice(0, id.indexOf("/")) : "library";
-    return [{ id, workers: [], createdAtS: momentSOf(model["modified_at"]) ?? 0, ownedBy }];
+    const properties = listedProperties(model["capabilities"]);
+    const listed = { id, workers: [], createdAtS: momentSOf(model["modified_at"]) ?? 0, ownedBy };
+    return [properties === undefined ? listed : { ...listed, properties }];
   });
 }

@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import {
   ActiveRequests,
+  begunAnswer,
   propertiesOf,
   type Worker,
   type WorkerDependencies,
@@ -203,7 +204,7 @@ function simulate(request: CompletionRequest, tokens: number): Answer {
   if (request.tools.length > 0) warnings.push(leftOut("tools", "a simulation calls no tools"));
   if (request.logprobs) warnings.push(leftOut("logprobs", "a simulation has no probabilities"));
   if ((request.sampling?.stop ?? []).length > 0) warnings.push(leftOut("stop", "a simulation does not look for it"));
-  const begun = begunText(request.messages);
+  const begun = begunAnswer(request.messages);
   const asked = begun === undefined ? request.messages : request.messages.slice(0, -1);
   const seed = seedOf([...asked.map(bytesOf), String(request.sampling?.seed ?? "")]);
   const json = request.responseFormat?.kind === FormatKind.JSON_OBJECT;
@@ -228,13 +229,6 @@ function leftOut(parameter: string, message: string): Warning {
 
 function unsupported(parameter: string, what: string): RpcError {
   return new RpcError("UNSUPPORTED_PARAMETER", `${parameter}: the simulation ${what}`, { field: parameter });
-}
-
-/** What the answer begins with already: the text of an assistant's message at the end that calls no tools. */
-function begunText(messages: readonly Message[]): string | undefined {
-  const last = messages.at(-1);
-  if (last?.role !== Role.ASSISTANT || last.content.some(({ part }) => part?.$case === "toolCall")) return undefined;
-  return textOf(last.content);
 }
 
 /** What of the answer comes after as many characters as it has begun with, whether they are its own or another model's. */
