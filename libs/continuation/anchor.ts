@@ -25,6 +25,26 @@ export function isBlank(character: string): boolean {
   return character.trim() === "";
 }
 
+/** A repetition of fewer characters is no proof. */
+export const CERTAIN_CHARACTERS = 12;
+const WORD = /[\p{L}\p{N}]/u;
+
+/** Whether what was repeated, folded, is long enough to be no accident, and more than a word. */
+export function isCertain(repeated: string): boolean {
+  return repeated.length >= CERTAIN_CHARACTERS && wordsOf(repeated).length > 1;
+}
+
+/** Whether `next` can't be read on from `text` without a blank. Neither begins or ends with one. */
+export function wordsCollide(text: string, next: string): boolean {
+  const last = lastCharacter(text);
+  return !isSpaceless(last) && !isSpaceless(next[0]!) && (WORD.test(last) || /[.!?]/.test(last));
+}
+
+function lastCharacter(text: string): string {
+  const unit = text.slice(-2);
+  return unit.codePointAt(0)! > 0xffff ? unit : text.slice(-1);
+}
+
 /** What counts as the same when texts are compared. */
 export interface Folding {
   /** Upper and lower case are the same. */

@@ -15,11 +15,9 @@
  * 5. Providers refuse a prefill that ends in blanks, so it was sent without them: those that come are taken for them, and if
  *    none come the worker has not gone on from there.
  */
-import { isSpaceless, Repetitions, wordsOf } from "./anchor.ts";
+import { CERTAIN_CHARACTERS, isCertain, isSpaceless, Repetitions, wordsCollide, wordsOf } from "./anchor.ts";
 import { afterBlanks, afterEnd, BLANKS_MAX, type Joint, mismatch } from "./joint.ts";
 
-/** A repetition of fewer characters is no proof. */
-const CERTAIN_CHARACTERS = 12;
 /** A beginning that agrees with the text's own for so long is a new beginning. */
 const SAME_BEGINNING_CHARACTERS = 24;
 const SAME_SPACELESS_BEGINNING_CHARACTERS = 4;
@@ -28,7 +26,6 @@ const BEGINNING_WORDS = 8;
 const BEGINNING_CHARACTERS = 80;
 
 const FOLDING = { ignoreCase: false };
-const WORD = /[\p{L}\p{N}]/u;
 
 export class PrefillJoint implements Joint {
   readonly #text: string;
@@ -100,19 +97,13 @@ export class PrefillJoint implements Joint {
   /** Whether what comes can't be read on from the text without a blank. */
   get #wordsCollide(): boolean {
     if (this.#blanks !== "") return true;
-    const last = lastCharacter(this.#text);
-    return !isSpaceless(last) && !isSpaceless(this.#held[0]!) && (WORD.test(last) || /[.!?]/.test(last));
+    return wordsCollide(this.#text, this.#held);
   }
 
   get #beginsAlike(): boolean {
     const least = isSpaceless(this.#text[0]!) ? SAME_SPACELESS_BEGINNING_CHARACTERS : CERTAIN_CHARACTERS;
     return this.#repetitions.beginningLength >= least;
   }
-}
-
-/** Long, and more than a word. */
-function isCertain(repeated: string): boolean {
-  return repeated.length >= CERTAIN_CHARACTERS && wordsOf(repeated).length > 1;
 }
 
 /** Whether two texts begin with the same word, or share most of their first words in any order. */
@@ -136,9 +127,4 @@ function bare(word: string): string {
 /** Whether a text begins with a capital letter. */
 function isUpper(text: string): boolean {
   return /^\p{Lu}/u.test(text);
-}
-
-function lastCharacter(text: string): string {
-  const unit = text.slice(-2);
-  return unit.codePointAt(0)! > 0xffff ? unit : text.slice(-1);
 }

@@ -189,6 +189,22 @@ describe("the seam after an instruction", () => {
   });
 });
 
+describe("the seam after an instruction, without the marker", () => {
+  const said = "The quick brown fox jumps over the lazy";
+  it("takes a repetition for one where it can be nothing else", () => {
+    expect(join(said, "instruction", [`${said} dog.`])).toBe(`${said} dog.`);
+    expect(join(said, "instruction", [...`fox jumps over the lazy dog.`])).toBe(`${said} dog.`);
+  });
+
+  it("refuses what may be one, or may be none", () => {
+    for (const answer of [" dog.", ` ${said} dog.`, "lazy dog.", "The quick brown bear.", "A fox did."]) {
+      expect(join(said, "instruction", [answer])).toBe(MISMATCH);
+    }
+    expect(join(`${said} `, "instruction", [`${said} dog.`])).toBe(MISMATCH);
+    expect(join("no no no no", "instruction", ["no no no no no"])).toBe(MISMATCH);
+  });
+});
+
 describe("the seam after an instruction, for any text cut anywhere", () => {
   it("joins without a repetition or a hole what a worker says that does as it was told", () => {
     always(obedient, "instruction", everyCut, "full");
@@ -199,6 +215,8 @@ describe("the seam after an instruction, for any text cut anywhere", () => {
     "repeats the whole text": (cut) => `${MARKER}\n${cut.full}`,
     "repeats more than it was asked to": (cut) =>
       `${MARKER} ${lastWords(cut.said, wordCount(anchorOf(cut.said)) + 4)}${restOf(cut)}`,
+    "repeats the last words without the marker": (cut) => lastWords(cut.said, 8) + restOf(cut),
+    "repeats everything without the marker": ({ full }) => full,
     "repeats in capitals": (cut) => `${MARKER} ${anchorOf(cut.said).toUpperCase()}${restOf(cut)}`,
   };
   it.each(Object.entries(understood))("joins or refuses a worker that %s", (_name, worker) => {
@@ -207,8 +225,6 @@ describe("the seam after an instruction, for any text cut anywhere", () => {
 
   const misunderstood: Record<string, Worker> = {
     "goes on without the marker": restOf,
-    "repeats the last words without the marker": (cut) => lastWords(cut.said, 8) + restOf(cut),
-    "repeats everything without the marker": ({ full }) => full,
     "says it in other words": paraphrases,
     "says it in other words, after the marker": (cut) => `${MARKER} ${paraphrases(cut)}`,
     "says something else": ignores,

@@ -100,22 +100,19 @@ const silent: Behaviour = {
 let returned = 0;
 
 describe("a text whose worker dies", () => {
-  it.each([1, 2, 5, 9])(
-    "after %i tokens goes on at another worker, without a gap or a repetition",
-    async (tokens) => {
-      const mesh = new FakeMesh({ dying: dying(tokens), prefilled });
-      const seen = await watch(mesh.router());
-      expect(seen.error).toBeUndefined();
-      expect(seen.text).toBe(ANSWER.join(""));
-      expect(continued(seen)).toEqual(["prefilled PROVIDER_OVERLOADED"]);
-      expect(seen.parts.filter(({ part }) => part?.$case === "served")).toHaveLength(1);
-      expect(seen.parts.filter(({ part }) => part?.$case === "finish")).toHaveLength(1);
-      expect(mesh.events).toMatchObject([
-        { worker: "dying", outcome: INTERRUPTED, kind: AttemptKind.FIRST, usageSource: UsageSource.ESTIMATED },
-        { worker: "prefilled", outcome: SERVED, kind: AttemptKind.CONTINUATION, usageSource: UsageSource.REPORTED },
-      ]);
-    },
-  );
+  it.each([1, 2, 5, 9])("after %i tokens goes on at another worker, without a gap or a repetition", async (tokens) => {
+    const mesh = new FakeMesh({ dying: dying(tokens), prefilled });
+    const seen = await watch(mesh.router());
+    expect(seen.error).toBeUndefined();
+    expect(seen.text).toBe(ANSWER.join(""));
+    expect(continued(seen)).toEqual(["prefilled PROVIDER_OVERLOADED"]);
+    expect(seen.parts.filter(({ part }) => part?.$case === "served")).toHaveLength(1);
+    expect(seen.parts.filter(({ part }) => part?.$case === "finish")).toHaveLength(1);
+    expect(mesh.events).toMatchObject([
+      { worker: "dying", outcome: INTERRUPTED, kind: AttemptKind.FIRST, usageSource: UsageSource.ESTIMATED },
+      { worker: "prefilled", outcome: SERVED, kind: AttemptKind.CONTINUATION, usageSource: UsageSource.REPORTED },
+    ]);
+  });
 
   it("has the usage of all its workers", async () => {
     const mesh = new FakeMesh({

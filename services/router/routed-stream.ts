@@ -49,6 +49,8 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
   #usedBefore: Usage | undefined;
   /** Characters of the answer that came from earlier attempts. */
   #charactersBefore = 0;
+  /** Who has been asked to go on by a prefill since the last interruption. */
+  readonly #prefilled = new Set<Candidate>();
   #begun = false;
   #ended = false;
 
@@ -242,6 +244,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
         throw this.#interrupted(failedWorker, error, last.message);
       }
       const mode = this.#modeFor(attempt.candidate);
+      if (mode === "prefill") this.#prefilled.add(attempt.candidate);
       this.#joint = new Joint(new Seam(this.#answer.text, mode), this.#usedBefore ?? {});
       const request = continuationRequest(this.#request, this.#answer.text, mode);
       const opening = this.#opening(attempt, request, this.#joint);
@@ -250,6 +253,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
         this.#drop(opening);
         this.#charactersBefore = this.#answer.outputCharacters;
         const { worker, provider, model } = attempt.candidate;
+        this.#prefilled.clear();
         attempt.note(SPAN_EVENT.continued);
         const told: Part = { part: { $case: "continued", value: { worker, provider, model, reason: error.reason } } };
         return this.#commit(opening, [told, ...parts]);
@@ -265,22 +269,27 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
   /** A worker could not go on. Throws when the client has left. */
   #refused(attempt: Attempt, mode: ContinuationMode, error: RpcError): void {
     const { worker, model } = attempt.candidate;
+    const { prefillRefused } = this.#state;
+    // Some models refuse what their older sisters took.
+    const refused = error.reason === "INVALID_REQUEST" || error.reason === "UNSUPPORTED_PARAMETER";
+    if (mode === "prefill" && refused) {
+      if (prefillRefused.size >= PREFILL_REFUSED_MAX) prefillRefused.clear();
+      prefillRefused.add(`${worker}/${model}`);
+    }
     try {
-      if (mode === "prefill" && error.reason === "INVALID_REQUEST") {
-        // Some models refuse what their older sisters took.
-        const { prefillRefused } = this.#state;
-        if (prefillRefused.size >= PREFILL_REFUSED_MAX) prefillRefused.clear();
-        prefillRefused.add(`${worker}/${model}`);
-        this.#plan.askAgain(attempt, error);
-      } else this.#plan.failed(attempt, error, true);
+      // What looked like a new beginning may have been none: an instruction makes sure.
+      const inWords = mode === "prefill" && (refused || error.reason === "CONTINUATION_MISMATCH");
+      if (inWords) this.#plan.askAgain(attempt, error);
+      else this.#plan.failed(attempt, error, true);
     } catch (thrown) {
       this.#ended = true;
       throw thrown;
     }
   }
 
-  #modeFor({ capabilities, worker, model }: Candidate): ContinuationMode {
-    const refused = this.#state.prefillRefused.has(`${worker}/${model}`);
+  #modeFor(candidate: Candidate): ContinuationMode {
+    const { capabilities, worker, model } = candidate;
+    const refused = this.#prefilled.has(candidate) || this.#state.prefillRefused.has(`${worker}/${model}`);
     return capabilities.has("prefill") && !refused ? "prefill" : "instruction";
   }
 
