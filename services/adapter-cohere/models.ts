@@ -4,7 +4,6 @@ import { type Knowledge, knownOf, type ModelFamily } from "../../libs/adapter/in
 const FAMILIES: readonly ModelFamily[] = [
   { models: /^command-a-03-2025$/, capabilities: ["tools", "json_schema"] },
   { models: /^command-a-reasoning-08-2025$/, capabilities: ["tools", "json_schema", "reasoning"] },
-  { models: /^command-a-vision-07-2025$/, capabilities: ["vision"] },
   { models: /^command-a-translate-08-2025$/, capabilities: ["translation"] },
   {
     models: /^command-r(-plus-08-2024|-08-2024|7b-12-2024)$/,

@@ -28,7 +28,7 @@ const CANARIES = [
 ];
 const PROVIDERS = [
   { provider: "openai", model: "gpt-4o", start: () => startOpenAiSimulator({ apiKeys: [KEY] }), thinks: undefined },
-  { provider: "ollama", model: "qwen3", start: () => startOllamaSimulator(), thinks: "qwen3" },
+  { provider: "ollama", model: "qwen3-vl", start: () => startOllamaSimulator(), thinks: "qwen3-vl" },
   {
     provider: "groq",
     model: "meta-llama/llama-4-scout-17b-16e-instruct",
