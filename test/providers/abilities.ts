@@ -94,6 +94,9 @@ const WISHES: readonly (readonly [name: string, notation: Json])[] = [
   ["`user`", { ...TEXT, user: "user-17" }],
 ];
 
+/** Sent to everybody; only who is known to go on with it has it. */
+const BEGUN = "an answer that has begun, known to be gone on with (`prefill`)";
+
 const EMBEDDING_WISHES: readonly (readonly [name: string, notation: Json])[] = [
   ["embeddings", { model: "any", inputs: ["first text", "second text"] }],
   ["embeddings, `dimensions`", { model: "any", inputs: ["first text"], dimensions: 256 }],
@@ -115,6 +118,9 @@ export function abilitiesOf({ dialect, model }: Speaker): Fulfilment[] {
   // What is told of the barest request says nothing about anything else.
   const always = fulfil("", chat(TEXT)).notes;
   const chats = WISHES.map(([wish, notation]) => fulfil(wish, chat(notation), notation === TEXT ? [] : always));
+  const goesOn = dialect.modelProperties?.(model)?.capabilities?.includes("prefill") ?? false;
+  const begun = fulfil(BEGUN, chat(readCase("begun")), always);
+  chats.push(goesOn ? begun : { wish: BEGUN, outcome: "no", notes: [] });
   const { embedding } = dialect;
   const embeddings = EMBEDDING_WISHES.map(([wish, notation]): Fulfilment => {
     if (embedding === undefined) return { wish, outcome: "no", notes: [] };

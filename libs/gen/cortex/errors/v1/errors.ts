@@ -17,7 +17,10 @@ export interface Status {
   readonly details: readonly Any[];
 }
 
-/** google.rpc.ErrorInfo: the reason, as listed in docs/errors.md; the domain is "cortex". */
+/**
+ * google.rpc.ErrorInfo: the reason, as listed in docs/errors.md; the domain is "cortex". metadata["key"] is the fingerprint of
+ * the provider's key that the request was sent with (KeyInfo of cortex.provider.v1), where one was.
+ */
 export interface ErrorInfo {
   readonly reason: string;
   readonly domain: string;
