@@ -89,7 +89,6 @@ export type CapabilityName = keyof typeof CAPABILITIES;
 
 const NAMES = Object.keys(CAPABILITIES) as CapabilityName[];
 const CERTAIN = NAMES.filter((name) => CAPABILITIES[name].use === "refuses");
-const GUESSED = NAMES.filter((name) => CAPABILITIES[name].use === "orders");
 
 /** From this many tokens on a prompt is long. */
 const LONG_TOKENS = 8_000;
@@ -216,11 +215,14 @@ export function misfit(needs: Needs, { capabilities }: Pick<Capable, "capabiliti
   const unknown = needs.certain.length > 0 && !isComplete(capabilities) ? MISFIT_UNKNOWN : 0;
   const { guessed } = needs;
   if (guessed.length === 0) return unknown;
-  const lacking = GUESSED.some((name) => capabilities.has(name)) ? MISFIT_OTHER_WORK : MISFIT_NO_WORK;
+  const lacking = KINDS_OF_WORK.some((name) => capabilities.has(name)) ? MISFIT_OTHER_WORK : MISFIT_NO_WORK;
   let worse = 0;
   for (const { capability, confidence } of guessed) if (!capabilities.has(capability)) worse += confidence * lacking;
   return unknown + worse;
 }
+
+/** What a worker is set aside for. That a model can reason, or takes long prompts, is a fact about it and no such wish. */
+const KINDS_OF_WORK: readonly CapabilityName[] = ["code", "translation", "simple"];
 
 const MISFIT_UNKNOWN = 10;
 const MISFIT_OTHER_WORK = 2;
@@ -233,7 +235,7 @@ export function whyFit(needs: Needs, { capabilities }: Pick<Capable, "capabiliti
     why.push(`does not say whether it has ${needs.certain.map(({ capability }) => capability).join(", ")}`);
   }
   if (needs.guessed.length === 0) return why;
-  const meant = GUESSED.filter((name) => capabilities.has(name));
+  const meant = KINDS_OF_WORK.filter((name) => capabilities.has(name));
   const fitting = needs.guessed.filter(({ capability }) => capabilities.has(capability));
   if (fitting.length > 0) why.push(`meant for ${fitting.map(({ capability }) => capability).join(", ")}`);
   else if (meant.length > 0) why.push(`meant for other work: ${meant.join(", ")}`);

@@ -161,7 +161,11 @@ export class Plan {
     attempt.failed(error);
     const { call } = this.request;
     if (call.signal.aborted) throw abortReason(call.signal);
-    if (error.class === "request" && !continued) throw error;
+    if (error.class === "request" && !continued) {
+      const { reason, message, field, retryAfterMs, cause } = error;
+      // Which key it was asked with is for the ledger alone.
+      throw error.key === undefined ? error : new RpcError(reason, message, { field, retryAfterMs, cause });
+    }
     const { candidate } = attempt;
     const { reason, message, field } = error;
     this.#history.push({ worker: candidate.worker, reason, message, ...(field === undefined ? {} : { field }) });
