@@ -150,6 +150,44 @@ const fileSchema = z.strictObject({
       timeoutMs: milliseconds.default(1_800_000).describe("For a whole request, unless the client gives a deadline."),
     })
     .prefault({}),
+  cache: z
+    .strictObject({
+      enabled: z.boolean().default(true).describe("Answers are kept, and identical requests share one call."),
+      ttlMs: milliseconds.default(900_000).describe("For how long an answer is kept."),
+      temperatureMax: z.number().min(0).max(2).default(0.9).describe("Answers to requests above it are not kept."),
+      tokensMax: z
+        .int()
+        .positive()
+        .default(2_000)
+        .describe("Longer answers are not kept; four characters are a token."),
+      l1: z
+        .strictObject({
+          entries: z.int().min(0).default(10_000).describe("In each router; 0 for no first level."),
+          bytes: z
+            .int()
+            .min(0)
+            .default(100 * 1024 * 1024),
+        })
+        .prefault({}),
+      l2: z
+        .strictObject({
+          entries: z.int().min(0).default(50_000).describe("In each node of the cache service; 0 for no second level."),
+          bytes: z
+            .int()
+            .min(0)
+            .default(500 * 1024 * 1024),
+          timeoutMs: milliseconds.default(50).describe("A look-up that takes longer is a miss."),
+        })
+        .prefault({}),
+      l3: z
+        .strictObject({
+          url: nonEmpty.describe("redis://[user:password@]host:port[/database], or rediss:// for TLS."),
+          timeoutMs: milliseconds.default(50).describe("A look-up that takes longer is a miss."),
+        })
+        .optional()
+        .describe("A store behind the second level that outlives the mesh; none by default."),
+    })
+    .prefault({}),
   gateway: z
     .strictObject({
       bodyBytesMax: z

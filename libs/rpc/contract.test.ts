@@ -86,6 +86,9 @@ const REFUSING: Router = {
   embed: () => Promise.reject(new RpcError("UNIMPLEMENTED", "not in this test")),
   listModels: () => Promise.reject(new RpcError("UNIMPLEMENTED", "not in this test")),
   explain: () => Promise.reject(new RpcError("UNIMPLEMENTED", "not in this test")),
+  join: () => {
+    throw new RpcError("UNIMPLEMENTED", "not in this test");
+  },
   stream: () => {
     throw new RpcError("UNIMPLEMENTED", "not in this test");
   },

@@ -121,6 +121,13 @@ export const CATALOGUE = {
     meaning: "Every worker that could serve the request failed or is down; the message gives each one's reason.",
     remedy: "Try again; operators: cortex workers list, cortex doctor.",
   },
+  CACHE_MISS: {
+    code: status.NOT_FOUND,
+    class: "request",
+    breaker: false,
+    meaning: "The answer is not in the cache, and only an answer from there was wanted.",
+    remedy: "Ask without only-if-cached.",
+  },
   OVERLOADED: {
     code: status.UNAVAILABLE,
     class: "provider",

@@ -45,6 +45,9 @@ async function start() {
     embed: unused,
     listModels: unused,
     explain: unused,
+    join: () => {
+      throw new Error("not asked in this test");
+    },
     stream: () => {
       throw new Error("not asked in this test");
     },

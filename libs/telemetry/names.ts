@@ -61,6 +61,8 @@ export const ATTRIBUTE = {
   tenant: "cortex.tenant",
   requestId: "cortex.request_id",
   strategy: "cortex.strategy",
+  /** What the cache had to do with an answer: "hit l1", "miss", "shared", "bypass temperature". */
+  cache: "cortex.cache",
   /** What the model's name was taken for: "route fast". */
   resolved: "cortex.resolved",
   /** What the request needs of a worker: "tools", or "code 0.9" where it is guessed. */
@@ -72,6 +74,8 @@ export const EVENT = {
   attemptFinished: "cortex.attempt.finished",
   workerChanged: "cortex.worker.changed",
   workerLoad: "cortex.worker.load",
+  cacheAnswered: "cortex.cache.answered",
+  cacheInvalidated: "cortex.cache.invalidated",
   nodeChanged: "cortex.node.changed",
   keyChanged: "cortex.key.changed",
   configurationChanged: "cortex.configuration.changed",

@@ -206,6 +206,10 @@ export function createRouter(dependencies: RouterDependencies): Router {
       return { embedding: result satisfies EmbeddingResult, attempts };
     },
 
+    join({ key }) {
+      throw new RpcError("CACHE_MISS", `this router is not getting ${key}`);
+    },
+
     async listModels() {
       return { models: listModels(state.index(), routesOf(dependencies)) };
     },

@@ -52,6 +52,76 @@ export interface RoutingOptions {
   readonly hedging?: boolean | undefined;
 }
 
+/** Whether an answer may come from the cache, and be kept there. */
+export interface CacheOptions {
+  readonly mode: CacheOptions_Mode;
+  /** For how long the answer is kept; absent for the configured time. */
+  readonly ttlS?:
+    | number
+    | undefined;
+  /** An older one is not taken. */
+  readonly maxAgeS?:
+    | number
+    | undefined;
+  /** A stream from the cache comes at this pace; absent for all at once. */
+  readonly tokensPerSecond?: number | undefined;
+}
+
+/** What to do with the cache. */
+export const CacheOptions_Mode = {
+  /** UNSPECIFIED - As configured: an answer that is there is taken, one that is not is kept. */
+  UNSPECIFIED: 0,
+  /** OFF - As if there were no cache. */
+  OFF: 1,
+  /** REFRESH - What is there is not taken; the new answer is kept. */
+  REFRESH: 2,
+  /** ONLY_IF_CACHED - Only what is there: CACHE_MISS otherwise. */
+  ONLY_IF_CACHED: 3,
+} as const;
+
+export type CacheOptions_Mode = typeof CacheOptions_Mode[keyof typeof CacheOptions_Mode];
+
+export namespace CacheOptions_Mode {
+  export type UNSPECIFIED = typeof CacheOptions_Mode.UNSPECIFIED;
+  export type OFF = typeof CacheOptions_Mode.OFF;
+  export type REFRESH = typeof CacheOptions_Mode.REFRESH;
+  export type ONLY_IF_CACHED = typeof CacheOptions_Mode.ONLY_IF_CACHED;
+}
+
+/** What the cache had to do with an answer. */
+export interface CacheStatus {
+  readonly state: CacheStatus_State;
+  /** Which level had it: "l1", "l2" or "l3"; for the other states, why the cache was not used: "temperature", "no_cache", … */
+  readonly detail: string;
+  /** How long ago it was stored. */
+  readonly ageS: number;
+  /** Where it is kept, for CacheService/Invalidate. */
+  readonly key: string;
+}
+
+/** Where the answer came from. */
+export const CacheStatus_State = {
+  UNSPECIFIED: 0,
+  /** HIT - From the cache. */
+  HIT: 1,
+  /** MISS - From a provider, and it was not there; it is kept, unless the detail says why not. */
+  MISS: 2,
+  /** SHARED - From a provider's call that was made for another request. */
+  SHARED: 3,
+  /** BYPASS - From a provider; the cache was not asked. */
+  BYPASS: 4,
+} as const;
+
+export type CacheStatus_State = typeof CacheStatus_State[keyof typeof CacheStatus_State];
+
+export namespace CacheStatus_State {
+  export type UNSPECIFIED = typeof CacheStatus_State.UNSPECIFIED;
+  export type HIT = typeof CacheStatus_State.HIT;
+  export type MISS = typeof CacheStatus_State.MISS;
+  export type SHARED = typeof CacheStatus_State.SHARED;
+  export type BYPASS = typeof CacheStatus_State.BYPASS;
+}
+
 /** Where another router was lost in the middle of a stream: what the client has seen so far. */
 export interface Resume {
   /** The text. */
@@ -66,6 +136,7 @@ export interface Resume {
 export interface CompleteRequest {
   readonly completion?: CompletionRequest | undefined;
   readonly routing?: RoutingOptions | undefined;
+  readonly cache?: CacheOptions | undefined;
 }
 
 /** The whole answer. */
@@ -73,8 +144,9 @@ export interface CompleteResponse {
   readonly completion?:
     | Completion
     | undefined;
-  /** How many workers were tried, the one that served included. */
+  /** How many workers were tried, the one that served included; 0 for an answer from the cache. */
   readonly attempts: number;
+  readonly cache?: CacheStatus | undefined;
 }
 
 /** A chat request, to be streamed. */
@@ -85,19 +157,23 @@ export interface StreamRequest {
     | undefined;
   /** The stream goes on after this. */
   readonly resume?: Resume | undefined;
+  readonly cache?: CacheOptions | undefined;
 }
 
 /** A chunk: all parts that were ready when it was sent, at least one. */
 export interface StreamResponse {
   readonly parts: readonly Part[];
-  /** How many workers were tried; only in the first chunk, 0 afterwards. */
+  /** How many workers were tried; only in the first chunk, 0 afterwards and for an answer from the cache. */
   readonly attempts: number;
+  /** Only in the first chunk. */
+  readonly cache?: CacheStatus | undefined;
 }
 
 /** Texts. */
 export interface EmbedRequest {
   readonly embedding?: EmbeddingRequest | undefined;
   readonly routing?: RoutingOptions | undefined;
+  readonly cache?: CacheOptions | undefined;
 }
 
 /** Their vectors. */
@@ -105,8 +181,10 @@ export interface EmbedResponse {
   readonly embedding?:
     | EmbeddingResult
     | undefined;
-  /** How many workers were tried, the one that served included. */
+  /** How many workers were tried, the one that served included; 0 when all vectors came from the cache. */
   readonly attempts: number;
+  /** HIT when all vectors came from the cache; otherwise the detail says how many did: "3 of 8". */
+  readonly cache?: CacheStatus | undefined;
 }
 
 /** Asks for all models. */
@@ -159,6 +237,11 @@ export interface ExplainedCandidate {
   readonly refused: string;
   /** Why it stands where it does: "priority 10", "3 requests running", "its breaker is open". */
   readonly why: readonly string[];
+}
+
+/** The answer to join, by its key in the cache. */
+export interface JoinRequest {
+  readonly key: string;
 }
 
 function createBaseRoutingOptions(): RoutingOptions {
@@ -236,6 +319,188 @@ export const RoutingOptions: MessageFns<RoutingOptions> = {
     message.strategy = object.strategy ?? 0;
     message.continuation = object.continuation ?? undefined;
     message.hedging = object.hedging ?? undefined;
+    return message;
+  },
+};
+
+function createBaseCacheOptions(): CacheOptions {
+  return { mode: 0, ttlS: undefined, maxAgeS: undefined, tokensPerSecond: undefined };
+}
+
+export const CacheOptions: MessageFns<CacheOptions> = {
+  encode(message: CacheOptions, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.mode !== 0) {
+      writer.uint32(8).int32(message.mode);
+    }
+    if (message.ttlS !== undefined) {
+      writer.uint32(16).uint32(message.ttlS);
+    }
+    if (message.maxAgeS !== undefined) {
+      writer.uint32(24).uint32(message.maxAgeS);
+    }
+    if (message.tokensPerSecond !== undefined) {
+      writer.uint32(33).double(message.tokensPerSecond);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CacheOptions {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCacheOptions() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.mode = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.ttlS = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.maxAgeS = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.tokensPerSecond = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<CacheOptions>): CacheOptions {
+    return CacheOptions.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CacheOptions>): CacheOptions {
+    const message = createBaseCacheOptions() as any;
+    message.mode = object.mode ?? 0;
+    message.ttlS = object.ttlS ?? undefined;
+    message.maxAgeS = object.maxAgeS ?? undefined;
+    message.tokensPerSecond = object.tokensPerSecond ?? undefined;
+    return message;
+  },
+};
+
+function createBaseCacheStatus(): CacheStatus {
+  return { state: 0, detail: "", ageS: 0, key: "" };
+}
+
+export const CacheStatus: MessageFns<CacheStatus> = {
+  encode(message: CacheStatus, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.state !== 0) {
+      writer.uint32(8).int32(message.state);
+    }
+    if (message.detail !== "") {
+      writer.uint32(18).string(message.detail);
+    }
+    if (message.ageS !== 0) {
+      writer.uint32(25).double(message.ageS);
+    }
+    if (message.key !== "") {
+      writer.uint32(34).string(message.key);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CacheStatus {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCacheStatus() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.state = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.detail = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.ageS = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<CacheStatus>): CacheStatus {
+    return CacheStatus.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CacheStatus>): CacheStatus {
+    const message = createBaseCacheStatus() as any;
+    message.state = object.state ?? 0;
+    message.detail = object.detail ?? "";
+    message.ageS = object.ageS ?? 0;
+    message.key = object.key ?? "";
     return message;
   },
 };
@@ -320,7 +585,7 @@ export const Resume: MessageFns<Resume> = {
 };
 
 function createBaseCompleteRequest(): CompleteRequest {
-  return { completion: undefined, routing: undefined };
+  return { completion: undefined, routing: undefined, cache: undefined };
 }
 
 export const CompleteRequest: MessageFns<CompleteRequest> = {
@@ -330,6 +595,9 @@ export const CompleteRequest: MessageFns<CompleteRequest> = {
     }
     if (message.routing !== undefined) {
       RoutingOptions.encode(message.routing, writer.uint32(18).fork()).join();
+    }
+    if (message.cache !== undefined) {
+      CacheOptions.encode(message.cache, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -363,6 +631,14 @@ export const CompleteRequest: MessageFns<CompleteRequest> = {
             message.routing = RoutingOptions.decode(reader, reader.uint32());
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.cache = CacheOptions.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -386,12 +662,15 @@ export const CompleteRequest: MessageFns<CompleteRequest> = {
     message.routing = (object.routing !== undefined && object.routing !== null)
       ? RoutingOptions.fromPartial(object.routing)
       : undefined;
+    message.cache = (object.cache !== undefined && object.cache !== null)
+      ? CacheOptions.fromPartial(object.cache)
+      : undefined;
     return message;
   },
 };
 
 function createBaseCompleteResponse(): CompleteResponse {
-  return { completion: undefined, attempts: 0 };
+  return { completion: undefined, attempts: 0, cache: undefined };
 }
 
 export const CompleteResponse: MessageFns<CompleteResponse> = {
@@ -401,6 +680,9 @@ export const CompleteResponse: MessageFns<CompleteResponse> = {
     }
     if (message.attempts !== 0) {
       writer.uint32(16).uint32(message.attempts);
+    }
+    if (message.cache !== undefined) {
+      CacheStatus.encode(message.cache, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -434,6 +716,14 @@ export const CompleteResponse: MessageFns<CompleteResponse> = {
             message.attempts = reader.uint32();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.cache = CacheStatus.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -455,12 +745,15 @@ export const CompleteResponse: MessageFns<CompleteResponse> = {
       ? Completion.fromPartial(object.completion)
       : undefined;
     message.attempts = object.attempts ?? 0;
+    message.cache = (object.cache !== undefined && object.cache !== null)
+      ? CacheStatus.fromPartial(object.cache)
+      : undefined;
     return message;
   },
 };
 
 function createBaseStreamRequest(): StreamRequest {
-  return { completion: undefined, routing: undefined, resume: undefined };
+  return { completion: undefined, routing: undefined, resume: undefined, cache: undefined };
 }
 
 export const StreamRequest: MessageFns<StreamRequest> = {
@@ -473,6 +766,9 @@ export const StreamRequest: MessageFns<StreamRequest> = {
     }
     if (message.resume !== undefined) {
       Resume.encode(message.resume, writer.uint32(26).fork()).join();
+    }
+    if (message.cache !== undefined) {
+      CacheOptions.encode(message.cache, writer.uint32(34).fork()).join();
     }
     return writer;
   },
@@ -514,6 +810,14 @@ export const StreamRequest: MessageFns<StreamRequest> = {
             message.resume = Resume.decode(reader, reader.uint32());
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.cache = CacheOptions.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -540,12 +844,15 @@ export const StreamRequest: MessageFns<StreamRequest> = {
     message.resume = (object.resume !== undefined && object.resume !== null)
       ? Resume.fromPartial(object.resume)
       : undefined;
+    message.cache = (object.cache !== undefined && object.cache !== null)
+      ? CacheOptions.fromPartial(object.cache)
+      : undefined;
     return message;
   },
 };
 
 function createBaseStreamResponse(): StreamResponse {
-  return { parts: [], attempts: 0 };
+  return { parts: [], attempts: 0, cache: undefined };
 }
 
 export const StreamResponse: MessageFns<StreamResponse> = {
@@ -555,6 +862,9 @@ export const StreamResponse: MessageFns<StreamResponse> = {
     }
     if (message.attempts !== 0) {
       writer.uint32(16).uint32(message.attempts);
+    }
+    if (message.cache !== undefined) {
+      CacheStatus.encode(message.cache, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -588,6 +898,14 @@ export const StreamResponse: MessageFns<StreamResponse> = {
             message.attempts = reader.uint32();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.cache = CacheStatus.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -607,12 +925,15 @@ export const StreamResponse: MessageFns<StreamResponse> = {
     const message = createBaseStreamResponse() as any;
     message.parts = object.parts?.map((e) => Part.fromPartial(e)) || [];
     message.attempts = object.attempts ?? 0;
+    message.cache = (object.cache !== undefined && object.cache !== null)
+      ? CacheStatus.fromPartial(object.cache)
+      : undefined;
     return message;
   },
 };
 
 function createBaseEmbedRequest(): EmbedRequest {
-  return { embedding: undefined, routing: undefined };
+  return { embedding: undefined, routing: undefined, cache: undefined };
 }
 
 export const EmbedRequest: MessageFns<EmbedRequest> = {
@@ -622,6 +943,9 @@ export const EmbedRequest: MessageFns<EmbedRequest> = {
     }
     if (message.routing !== undefined) {
       RoutingOptions.encode(message.routing, writer.uint32(18).fork()).join();
+    }
+    if (message.cache !== undefined) {
+      CacheOptions.encode(message.cache, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -655,6 +979,14 @@ export const EmbedRequest: MessageFns<EmbedRequest> = {
             message.routing = RoutingOptions.decode(reader, reader.uint32());
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.cache = CacheOptions.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -678,12 +1010,15 @@ export const EmbedRequest: MessageFns<EmbedRequest> = {
     message.routing = (object.routing !== undefined && object.routing !== null)
       ? RoutingOptions.fromPartial(object.routing)
       : undefined;
+    message.cache = (object.cache !== undefined && object.cache !== null)
+      ? CacheOptions.fromPartial(object.cache)
+      : undefined;
     return message;
   },
 };
 
 function createBaseEmbedResponse(): EmbedResponse {
-  return { embedding: undefined, attempts: 0 };
+  return { embedding: undefined, attempts: 0, cache: undefined };
 }
 
 export const EmbedResponse: MessageFns<EmbedResponse> = {
@@ -693,6 +1028,9 @@ export const EmbedResponse: MessageFns<EmbedResponse> = {
     }
     if (message.attempts !== 0) {
       writer.uint32(16).uint32(message.attempts);
+    }
+    if (message.cache !== undefined) {
+      CacheStatus.encode(message.cache, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -726,6 +1064,14 @@ export const EmbedResponse: MessageFns<EmbedResponse> = {
             message.attempts = reader.uint32();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.cache = CacheStatus.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -747,6 +1093,9 @@ export const EmbedResponse: MessageFns<EmbedResponse> = {
       ? EmbeddingResult.fromPartial(object.embedding)
       : undefined;
     message.attempts = object.attempts ?? 0;
+    message.cache = (object.cache !== undefined && object.cache !== null)
+      ? CacheStatus.fromPartial(object.cache)
+      : undefined;
     return message;
   },
 };
@@ -1229,6 +1578,61 @@ export const ExplainedCandidate: MessageFns<ExplainedCandidate> = {
   },
 };
 
+function createBaseJoinRequest(): JoinRequest {
+  return { key: "" };
+}
+
+export const JoinRequest: MessageFns<JoinRequest> = {
+  encode(message: JoinRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): JoinRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseJoinRequest() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<JoinRequest>): JoinRequest {
+    return JoinRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<JoinRequest>): JoinRequest {
+    const message = createBaseJoinRequest() as any;
+    message.key = object.key ?? "";
+    return message;
+  },
+};
+
 /** Takes a request to a worker that can serve it, and to the next one when the first fails. */
 export type RouterServiceDefinition = typeof RouterServiceDefinition;
 export const RouterServiceDefinition = {
@@ -1282,6 +1686,18 @@ export const RouterServiceDefinition = {
       requestStream: false,
       responseType: ExplainResponse as typeof ExplainResponse,
       responseStream: false,
+      options: {},
+    },
+    /**
+     * Streams an answer that this router is getting for somebody else, from its beginning. What other routers call; a client
+     * can join answers of its own tenant only. CACHE_MISS when it is not getting it (any more).
+     */
+    join: {
+      name: "Join",
+      requestType: JoinRequest as typeof JoinRequest,
+      requestStream: false,
+      responseType: StreamResponse as typeof StreamResponse,
+      responseStream: true,
       options: {},
     },
   },
