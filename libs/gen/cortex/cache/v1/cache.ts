@@ -43,6 +43,8 @@ export interface AcquireRequest {
   readonly node: string;
   /** It can't wait for others, or others must not wait for it: nobody is made to lead. */
   readonly lookOnly: boolean;
+  /** The answer is wanted whole, and will come whole: a stream is never made to follow it, while it may follow a stream. */
+  readonly whole: boolean;
 }
 
 /** What was found. */
@@ -387,7 +389,7 @@ export const Vector: MessageFns<Vector> = {
 };
 
 function createBaseAcquireRequest(): AcquireRequest {
-  return { key: "", node: "", lookOnly: false };
+  return { key: "", node: "", lookOnly: false, whole: false };
 }
 
 export const AcquireRequest: MessageFns<AcquireRequest> = {
@@ -400,6 +402,9 @@ export const AcquireRequest: MessageFns<AcquireRequest> = {
     }
     if (message.lookOnly !== false) {
       writer.uint32(24).bool(message.lookOnly);
+    }
+    if (message.whole !== false) {
+      writer.uint32(32).bool(message.whole);
     }
     return writer;
   },
@@ -441,6 +446,14 @@ export const AcquireRequest: MessageFns<AcquireRequest> = {
             message.lookOnly = reader.bool();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.whole = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -461,6 +474,7 @@ export const AcquireRequest: MessageFns<AcquireRequest> = {
     message.key = object.key ?? "";
     message.node = object.node ?? "";
     message.lookOnly = object.lookOnly ?? false;
+    message.whole = object.whole ?? false;
     return message;
   },
 };

@@ -242,6 +242,8 @@ export interface ExplainedCandidate {
 /** The answer to join, by its key in the cache. */
 export interface JoinRequest {
   readonly key: string;
+  /** One that comes whole will do. */
+  readonly whole: boolean;
 }
 
 function createBaseRoutingOptions(): RoutingOptions {
@@ -1579,13 +1581,16 @@ export const ExplainedCandidate: MessageFns<ExplainedCandidate> = {
 };
 
 function createBaseJoinRequest(): JoinRequest {
-  return { key: "" };
+  return { key: "", whole: false };
 }
 
 export const JoinRequest: MessageFns<JoinRequest> = {
   encode(message: JoinRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.key !== "") {
       writer.uint32(10).string(message.key);
+    }
+    if (message.whole !== false) {
+      writer.uint32(16).bool(message.whole);
     }
     return writer;
   },
@@ -1611,6 +1616,14 @@ export const JoinRequest: MessageFns<JoinRequest> = {
             message.key = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.whole = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1629,6 +1642,7 @@ export const JoinRequest: MessageFns<JoinRequest> = {
   fromPartial(object: DeepPartial<JoinRequest>): JoinRequest {
     const message = createBaseJoinRequest() as any;
     message.key = object.key ?? "";
+    message.whole = object.whole ?? false;
     return message;
   },
 };
