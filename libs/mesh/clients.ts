@@ -112,7 +112,10 @@ export function createClients(options: ClientsOptions): Clients {
    * failed: it may have known better than that it can't be reached.
    */
   function choose(interfaceName: string, tried: readonly string[], failure: unknown): string {
-    const replicas = directory.nodesServing(interfaceName).filter(({ id }) => id !== nodeId && !tried.includes(id));
+    const serving = directory.nodesServing(interfaceName).filter(({ id }) => id !== nodeId);
+    const untried = serving.filter(({ id }) => !tried.includes(id));
+    // One that was lost earlier and is there again has come back since.
+    const replicas = untried.length > 0 ? untried : serving.filter(({ id }) => id !== tried.at(-1));
     if (replicas.length === 0) {
       throw failure ?? new RpcError("NODE_UNREACHABLE", `no node that serves ${interfaceName} can be reached`);
     }

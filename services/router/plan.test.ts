@@ -79,17 +79,35 @@ describe("a worker that has failed", () => {
     expect(mesh.asked).toEqual(["a@here", "b@here", "a@here"]);
   });
 
-  it.each([
-    "PROVIDER_TIMEOUT",
-    "PROVIDER_REFUSED_KEY",
-    "PROVIDER_QUOTA_EXHAUSTED",
-    "PROVIDER_MODEL_NOT_FOUND",
-    "INTERNAL",
-  ] as const)("with %s is not asked again", async (reason) => {
-    const mesh = new FakeMesh({ a: failing(new RpcError(reason, "no")) });
-    await failureOf(complete(mesh.router({ waitMaxMs: 5_000 })));
-    expect(mesh.asked).toEqual(["a@here"]);
+  it("and was silent is asked once more, after all others", async () => {
+    const mesh = new FakeMesh({ a: recovering([new RpcError("PROVIDER_TIMEOUT", "silent")]), b: failing(overloaded) });
+    mesh.timePasses = true;
+    await complete(mesh.router({ waitMaxMs: 5_000 }));
+    expect(mesh.asked).toEqual(["a@here", "b@here", "b@here", "b@here", "a@here"]);
   });
+
+  it("for its breaker on one node is asked on another one, which finds out for itself", async () => {
+    const open = new RpcError("BREAKER_OPEN", "rests", { retryAfterMs: 20_000 });
+    const good = saying("hi");
+    const mesh = new FakeMesh({
+      a: {
+        nodes: ["n1", "n2"],
+        complete: (asked, made, node) => (node === "n1" ? Promise.reject(open) : good.complete!(asked, made, node)),
+      },
+    });
+    expect((await complete(mesh.router())).attempts).toBe(2);
+    expect(mesh.asked).toEqual(["a@n1", "a@n2"]);
+    expect(mesh.lastResorts).toEqual([]);
+  });
+
+  it.each(["PROVIDER_REFUSED_KEY", "PROVIDER_QUOTA_EXHAUSTED", "PROVIDER_MODEL_NOT_FOUND", "INTERNAL"] as const)(
+    "with %s is not asked again",
+    async (reason) => {
+      const mesh = new FakeMesh({ a: failing(new RpcError(reason, "no")) });
+      await failureOf(complete(mesh.router({ waitMaxMs: 5_000 })));
+      expect(mesh.asked).toEqual(["a@here"]);
+    },
+  );
 
   it("is waited for as long as its provider said, if that is soon enough", async () => {
     const limited = new RpcError("PROVIDER_RATE_LIMITED", "slow down", { retryAfterMs: 60 });

@@ -52,6 +52,8 @@ const PASSING: ReadonlySet<Reason> = new Set([
 ]);
 /** Of the node and not of the worker: nobody was asked, and another node may run it, or have room. */
 const OF_THE_NODE: ReadonlySet<Reason> = new Set(["NODE_UNREACHABLE", "NODE_DRAINING", "WORKER_BUSY"]);
+/** Each node that runs the worker finds out for itself: another one may let it be asked. */
+const KNOWN_BY_THE_NODE: ReadonlySet<Reason> = new Set([...OF_THE_NODE, "BREAKER_OPEN"]);
 /** The worker would fail with its other models too. */
 const OF_THE_WORKER: ReadonlySet<Reason> = new Set([
   "BREAKER_OPEN",
@@ -63,6 +65,10 @@ const OF_THE_WORKER: ReadonlySet<Reason> = new Set([
 ]);
 /** A candidate is asked again so often at most. */
 const RETRIES_MAX = 2;
+/** For each attempt that counts so many may be made that ask no provider. */
+const IDLE_ATTEMPTS = 3;
+/** Who was silent is asked once more, and after all others. */
+const SILENT_PAUSE_MS = 1_000;
 /** Before the first retry, without a word from the provider; four times as long before the second. */
 const PAUSE_MS = 100;
 /** The longest pause before a node that was lost is looked for again. */
@@ -105,6 +111,8 @@ export class Plan {
   readonly #lostAt = new Set<string>();
   #waitedMs = 0;
   #lastResortTaken = false;
+  /** Attempts for which no provider was asked: they cost nothing, so they do not count, up to a bound. */
+  #idle = 0;
 
   /** Throws when every candidate lacks what the request needs, or is being drained, unless that is only to be explained. */
   constructor(request: PlanRequest, resolution: Resolution, state: RouterState, use: "serve" | "explain" = "serve") {
@@ -136,14 +144,14 @@ export class Plan {
 
   /** The next attempt: at once, or when it is worth making one. Rejects with the final error when nothing is left to try. */
   next(kind?: AttemptKind): Attempt | Promise<Attempt> {
-    if (this.attempts >= this.#state.routing().attemptsMax) throw this.#exhausted();
+    if (this.#spent) throw this.#exhausted();
     const candidate = this.#choose();
     return candidate === undefined ? this.#later(kind) : this.#attempt(candidate, { kind });
   }
 
   /** Another attempt beside the one that is late; undefined when nobody else has room, or the budget is used up. */
   hedge(): Attempt | undefined {
-    if (this.attempts >= this.#state.routing().attemptsMax) return undefined;
+    if (this.#spent) return undefined;
     const candidate = this.#choose();
     if (candidate === undefined) return undefined;
     if (rankOf(candidate.info) >= RANK_SECOND_RATE || !this.#state.hedges.take()) {
@@ -221,6 +229,11 @@ export class Plan {
       throw new RpcError("NO_WORKERS_AVAILABLE", message);
     }
     throw new RpcError(first.reason, message, { field: first.field });
+  }
+
+  get #spent(): boolean {
+    const { attemptsMax } = this.#state.routing();
+    return this.attempts - Math.min(this.#idle, IDLE_ATTEMPTS * attemptsMax) >= attemptsMax;
   }
 
   #refusalOf(candidate: Candidate): Refusal | undefined {
@@ -314,7 +327,8 @@ export class Plan {
     const { reason } = error;
     const key = keyOf(candidate);
     const nowMs = this.#state.now();
-    if (OF_THE_NODE.has(reason)) {
+    if (KNOWN_BY_THE_NODE.has(reason)) {
+      this.#idle++;
       this.#lostAt.add(`${candidate.worker}@${node}`);
       // Another node that runs the worker may do better, at once.
       if (candidate.nodes.some((id) => !this.#lostAt.has(`${candidate.worker}@${id}`))) {
@@ -338,6 +352,7 @@ export class Plan {
     if (count > RETRIES_MAX) return Number.POSITIVE_INFINITY;
     // A little later than told, each request by another bit, so that not all come at once.
     if (retryAfterMs !== undefined && kind === "provider") return retryAfterMs * (1 + random() / 10);
+    if (reason === "PROVIDER_TIMEOUT") return count > 1 ? Number.POSITIVE_INFINITY : SILENT_PAUSE_MS * jitter;
     if (!PASSING.has(reason)) return Number.POSITIVE_INFINITY;
     return PAUSE_MS * 4 ** (count - 1) * jitter;
   }
@@ -348,7 +363,7 @@ export class Plan {
     const { call } = this.request;
     for (;;) {
       if (call.signal.aborted) throw abortReason(call.signal);
-      if (this.attempts >= this.#state.routing().attemptsMax) throw this.#exhausted();
+      if (this.#spent) throw this.#exhausted();
       if (this.#full.length > 0) {
         const waiting = this.#full;
         this.#full = [];
