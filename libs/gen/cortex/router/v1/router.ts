@@ -246,6 +246,13 @@ export interface JoinRequest {
   readonly whole: boolean;
 }
 
+/** A chunk of it, as in StreamResponse. */
+export interface JoinResponse {
+  readonly parts: readonly Part[];
+  /** As in StreamResponse. */
+  readonly attempts: number;
+}
+
 function createBaseRoutingOptions(): RoutingOptions {
   return { strategy: 0, continuation: undefined, hedging: undefined };
 }
@@ -1647,6 +1654,73 @@ export const JoinRequest: MessageFns<JoinRequest> = {
   },
 };
 
+function createBaseJoinResponse(): JoinResponse {
+  return { parts: [], attempts: 0 };
+}
+
+export const JoinResponse: MessageFns<JoinResponse> = {
+  encode(message: JoinResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.parts) {
+      Part.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.attempts !== 0) {
+      writer.uint32(16).uint32(message.attempts);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): JoinResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseJoinResponse() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.parts.push(Part.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.attempts = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<JoinResponse>): JoinResponse {
+    return JoinResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<JoinResponse>): JoinResponse {
+    const message = createBaseJoinResponse() as any;
+    message.parts = object.parts?.map((e) => Part.fromPartial(e)) || [];
+    message.attempts = object.attempts ?? 0;
+    return message;
+  },
+};
+
 /** Takes a request to a worker that can serve it, and to the next one when the first fails. */
 export type RouterServiceDefinition = typeof RouterServiceDefinition;
 export const RouterServiceDefinition = {
@@ -1710,7 +1784,7 @@ export const RouterServiceDefinition = {
       name: "Join",
       requestType: JoinRequest as typeof JoinRequest,
       requestStream: false,
-      responseType: StreamResponse as typeof StreamResponse,
+      responseType: JoinResponse as typeof JoinResponse,
       responseStream: true,
       options: {},
     },
