@@ -10,6 +10,8 @@ export const SPAN = {
   http: (method: string, path: string): string => `${method} ${path}`,
   /** One try of one worker, as the router sees it. */
   attempt: (worker: string): string => `attempt ${worker}`,
+  /** What the router found in the cache, or kept there. */
+  cache: "cache",
   /** The adapter's HTTP call of the provider: `chat gpt-4o`. */
   provider: (operation: string, model: string): string => `${operation} ${model}`,
 } as const;
