@@ -40,6 +40,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   "libs/rpc": ["libs/gen", "libs/telemetry"],
   "libs/mesh": ["libs/gen", "libs/telemetry", "libs/rpc"],
   "libs/adapter": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/mesh"],
+  "libs/caching": [],
   "libs/continuation": ["libs/gen", "libs/rpc"],
   "libs/openai-protocol": ["libs/gen", "libs/rpc", "libs/adapter"],
   "libs/host": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/mesh", "libs/adapter"],
