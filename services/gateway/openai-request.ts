@@ -20,7 +20,8 @@ import {
   type ToolChoice,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { RpcError } from "../../libs/rpc/index.ts";
-import { type RoutingWish, routingWish } from "./routing-options.ts";
+import type { CachingWish } from "./caching-options.ts";
+import { cortexWish, type RoutingWish } from "./routing-options.ts";
 
 const textPart = z.looseObject({ type: z.literal("text"), text: z.string() });
 const userPart = z.discriminatedUnion("type", [
@@ -106,7 +107,7 @@ const chatBody = z.looseObject({
   logprobs: z.boolean().nullish(),
   top_logprobs: z.int().min(0).max(20).nullish(),
   user: z.string().nullish(),
-  cortex: routingWish,
+  cortex: cortexWish,
   parallel_tool_calls: z.boolean().nullish(),
   reasoning_effort: z.enum(["none", "minimal", "low", "medium", "high", "xhigh", "max"]).nullish(),
   tools: z
@@ -163,7 +164,7 @@ const embeddingBody = z.looseObject({
   encoding_format: z.enum(["float", "base64"]).nullish(),
   dimensions: count.nullish(),
   user: z.string().nullish(),
-  cortex: routingWish,
+  cortex: cortexWish,
 });
 
 /** Fields that are translated (or refused); every other one travels in `extra_json`. */
@@ -177,6 +178,7 @@ export interface ChatRequest {
   /** The client wants the usage at the end of the stream. */
   readonly includeUsage: boolean;
   readonly routing: RoutingWish;
+  readonly caching: CachingWish;
 }
 
 /** Reads the body of `POST /v1/chat/completions`. Throws INVALID_REQUEST with the field. */
@@ -186,7 +188,7 @@ export function readChatRequest(body: unknown): ChatRequest {
     stream: parsed.stream ?? false,
     includeUsage: parsed.stream_options?.include_usage ?? false,
     completion: toCompletionRequest(parsed),
-    routing: parsed.cortex,
+    ...wishesOf(parsed),
   };
 }
 
@@ -195,6 +197,7 @@ export interface EmbeddingsRequest {
   readonly embedding: EmbeddingRequest;
   readonly base64: boolean;
   readonly routing: RoutingWish;
+  readonly caching: CachingWish;
 }
 
 /** Reads the body of `POST /v1/embeddings`. Throws INVALID_REQUEST with the field. */
@@ -202,7 +205,7 @@ export function readEmbeddingsRequest(body: unknown): EmbeddingsRequest {
   const parsed = validate(embeddingBody, body);
   return {
     base64: parsed.encoding_format === "base64",
-    routing: parsed.cortex,
+    ...wishesOf(parsed),
     embedding: {
       model: parsed.model,
       inputs: typeof parsed.input === "string" ? [parsed.input] : parsed.input,
@@ -218,13 +221,19 @@ const shortBody = z.strictObject({
   model: z.string().min(1).default("auto"),
   temperature: chatBody.shape.temperature,
   max_tokens: chatBody.shape.max_tokens,
-  cortex: routingWish,
+  cortex: cortexWish,
 });
 
 /** Reads the body of `POST /api/chat`. Throws INVALID_REQUEST with the field. */
-export function readShortChatRequest(body: unknown): Pick<ChatRequest, "completion" | "routing"> {
+export function readShortChatRequest(body: unknown): Pick<ChatRequest, "completion" | "routing" | "caching"> {
   const parsed = validate(shortBody, body);
-  return { completion: toCompletionRequest(parsed as ChatBody), routing: parsed.cortex };
+  return { completion: toCompletionRequest(parsed as ChatBody), ...wishesOf(parsed) };
+}
+
+function wishesOf({ cortex }: Pick<ChatBody, "cortex">): Pick<ChatRequest, "routing" | "caching"> {
+  if (cortex === undefined || cortex === null) return { routing: undefined, caching: undefined };
+  const { cache, ...routing } = cortex;
+  return { routing, caching: cache };
 }
 
 /** One mistake is told; to gather those of a list of a million takes seconds and a gigabyte. */

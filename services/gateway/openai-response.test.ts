@@ -455,6 +455,24 @@ describe("a whole answer", () => {
     expect(toUsage({})).toMatchObject({ prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 });
   });
 
+  it("tells in the usage's details that an answer from the cache has used no tokens this time", () => {
+    const inputTokens = USAGE.inputTokens!;
+    const outputTokens = USAGE.outputTokens!;
+    const plain = toUsage(USAGE) as Record<string, object>;
+    const marked = {
+      ...plain,
+      prompt_tokens_details: { ...plain["prompt_tokens_details"], cortex_cached_tokens: inputTokens },
+      completion_tokens_details: { ...plain["completion_tokens_details"], cortex_cached_tokens: outputTokens },
+    };
+    const completion = choice([{ part: { $case: "text", value: "Hello" } }]);
+    expect(JSON.parse(writeCompletion(completion, true)).usage).toEqual(marked);
+    expect(JSON.parse(writeShortAnswer(completion, true)).usage).toEqual(marked);
+    const writer = new ChunkWriter(true);
+    writer.cached = true;
+    writer.write([served(), text("Hello"), usage(USAGE)]);
+    expect(chunksOf(writer.end()).at(-1)?.usage).toEqual(marked);
+  });
+
   it("is short for who asked for little", () => {
     const completion = choice([{ part: { $case: "text", value: "Hello" } }], FinishReason.LENGTH);
     expect(JSON.parse(writeShortAnswer(completion))).toEqual({
@@ -486,6 +504,14 @@ describe("embeddings", () => {
       ],
       model: "m-2025",
       usage: { prompt_tokens: 4, total_tokens: 4 },
+    });
+  });
+
+  it("are marked when all of them come from the cache", () => {
+    expect(JSON.parse(writeEmbeddings(result([[1]]), false, true)).usage).toEqual({
+      prompt_tokens: 4,
+      total_tokens: 4,
+      prompt_tokens_details: { cortex_cached_tokens: 4 },
     });
   });
 

@@ -27,8 +27,8 @@ const FINISH_REASONS: Record<FinishReason, string | null> = {
 /** The end of a stream, to the byte. */
 export const DONE = "data: [DONE]\n\n";
 
-/** The body of a whole answer. */
-export function writeCompletion(completion: Completion): string {
+/** The body of a whole answer. `cached`: it comes from the cache. */
+export function writeCompletion(completion: Completion, cached = false): string {
   const served = completion.served;
   return JSON.stringify({
     id: served?.id ?? "",
@@ -41,7 +41,7 @@ export function writeCompletion(completion: Completion): string {
       logprobs: choice.logprobs.length === 0 ? null : { content: choice.logprobs.map(toLogprob), refusal: null },
       finish_reason: FINISH_REASONS[choice.finishReason],
     })),
-    ...(completion.usage === undefined ? {} : { usage: toUsage(completion.usage) }),
+    ...(completion.usage === undefined ? {} : { usage: toUsage(completion.usage, cached) }),
     system_fingerprint: served?.systemFingerprint || null,
   });
 }
@@ -95,21 +95,31 @@ function toLogprob(token: TokenLogprob): object {
   };
 }
 
-/** Usage in OpenAI's words. Numbers that the provider did not report are left out of the details, and 0 in the sums. */
-export function toUsage(usage: Usage): object {
+/**
+ * Usage in OpenAI's words. Numbers that the provider did not report are left out of the details, and 0 in the sums. Of an
+ * answer from the cache, the details say how many tokens were not used this time; beside OpenAI's `cached_tokens`, which are
+ * the provider's. They are numbers because programs add up whatever is in the details.
+ */
+export function toUsage(usage: Usage, cached = false): object {
   const input = usage.inputTokens ?? 0;
   const output = usage.outputTokens ?? 0;
   return {
     prompt_tokens: input,
     completion_tokens: output,
     total_tokens: input + output,
-    prompt_tokens_details: { cached_tokens: usage.cachedInputTokens ?? 0 },
-    completion_tokens_details: { reasoning_tokens: usage.reasoningTokens ?? 0 },
+    prompt_tokens_details: { cached_tokens: usage.cachedInputTokens ?? 0, ...saved(input, cached) },
+    completion_tokens_details: { reasoning_tokens: usage.reasoningTokens ?? 0, ...saved(output, cached) },
   };
+}
+
+function saved(tokens: number, cached: boolean): object {
+  return cached ? { cortex_cached_tokens: tokens } : {};
 }
 
 /** Writes one stream as server-sent events. Text is the hot path: it is joined, not built from objects. */
 export class ChunkWriter {
+  /** The answer comes from the cache. */
+  cached = false;
   readonly #includeUsage: boolean;
   #prefix = "";
   #suffix = "";
@@ -172,7 +182,7 @@ export class ChunkWriter {
   /** The last events of a stream that has ended well. */
   end(): string {
     if (!this.#includeUsage || this.#usage === undefined) return DONE;
-    return `${this.#prefix}"choices":[],"usage":${JSON.stringify(toUsage(this.#usage))}}\n\n${DONE}`;
+    return `${this.#prefix}"choices":[],"usage":${JSON.stringify(toUsage(this.#usage, this.cached))}}\n\n${DONE}`;
   }
 
   #serve(served: Served): void {
@@ -209,15 +219,15 @@ export function textOf(completion: Completion): string {
   return text;
 }
 
-/** What a short answer says of itself beside its text. */
-export function writeShortAnswer(completion: Completion): string {
+/** What a short answer says of itself beside its text. `cached`: it comes from the cache. */
+export function writeShortAnswer(completion: Completion, cached = false): string {
   const choice = completion.choices[0];
   return JSON.stringify({
     text: textOf(completion),
     model: completion.served?.model ?? "",
     worker: completion.served?.worker ?? "",
     finish_reason: FINISH_REASONS[choice?.finishReason ?? FinishReason.UNSPECIFIED],
-    ...(completion.usage === undefined ? {} : { usage: toUsage(completion.usage) }),
+    ...(completion.usage === undefined ? {} : { usage: toUsage(completion.usage, cached) }),
   });
 }
 
@@ -262,8 +272,8 @@ function toModel({ id, createdAtS, ownedBy }: Model): object {
   return { id, object: "model", created: createdAtS, owned_by: ownedBy };
 }
 
-/** The body of `POST /v1/embeddings`; base64 is little-endian float32, which is what OpenAI's SDKs ask for by default. */
-export function writeEmbeddings(result: EmbeddingResult, base64: boolean): string {
+/** The body of `POST /v1/embeddings`; base64 is little-endian float32, which is what OpenAI's SDKs ask for by default. `cached`: all vectors come from the cache. */
+export function writeEmbeddings(result: EmbeddingResult, base64: boolean, cached = false): string {
   const input = result.usage?.inputTokens ?? 0;
   return JSON.stringify({
     object: "list",
@@ -273,7 +283,11 @@ export function writeEmbeddings(result: EmbeddingResult, base64: boolean): strin
       embedding: base64 ? toBase64(values) : values,
     })),
     model: result.served?.model ?? "",
-    usage: { prompt_tokens: input, total_tokens: input },
+    usage: {
+      prompt_tokens: input,
+      total_tokens: input,
+      ...(cached ? { prompt_tokens_details: saved(input, cached) } : {}),
+    },
   });
 }
 

@@ -5,6 +5,9 @@ import type { AddressInfo } from "node:net";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { FinishReason, type Part } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import {
+  CacheOptions_Mode as CacheMode,
+  CacheStatus_State as CacheState,
+  type CacheStatus,
   RouterServiceDefinition,
   Strategy,
   type StreamRequest,
@@ -60,6 +63,9 @@ afterEach(async () => {
   }
 });
 
+/** What the first chunk of each says of the cache. */
+const CACHED: CacheStatus = { state: CacheState.HIT, detail: "l1", ageS: 3, key: "t.m.r" };
+
 /** Routers that take one stream each, in turn; the last one takes all others. */
 function routers(...plays: Play[]): Router {
   const router: Partial<Router> = {
@@ -69,20 +75,23 @@ function routers(...plays: Play[]): Router {
       let attempts = (request.resume?.attempts ?? 0) + 1;
       for (const step of play) {
         if (step instanceof RpcError) throw step;
-        yield { parts: step, attempts };
+        yield { parts: step, attempts, cache: attempts > 0 ? CACHED : undefined };
         attempts = 0;
       }
     },
     async complete(request) {
       asked.push(request);
-      return { completion: { choices: [], warnings: [] }, attempts: 1 };
+      return { completion: { choices: [], warnings: [] }, attempts: 1, cache: CACHED };
     },
     async embed(request) {
       asked.push(request as StreamRequest);
-      return { embedding: { embeddings: [], warnings: [] }, attempts: 1 };
+      return { embedding: { embeddings: [], warnings: [] }, attempts: 1, cache: CACHED };
     },
     listModels: async () => ({ models: [] }),
     explain: () => Promise.reject(new RpcError("UNIMPLEMENTED", "not here")),
+    join: () => {
+      throw new RpcError("UNIMPLEMENTED", "not here");
+    },
   };
   const log = createLogger({ level: "silent", readable: false, node: "test" });
   return bind(RouterServiceDefinition, router as Router, "in_process", { tracer: silentTracer, log });
@@ -101,7 +110,7 @@ async function see(
   options: { continuation?: boolean; request?: typeof completion } = {},
 ): Promise<Seen> {
   const routing = options.continuation === undefined ? undefined : { strategy: Strategy.UNSPECIFIED, ...options };
-  const request = { completion: options.request ?? completion, routing };
+  const request = { completion: options.request ?? completion, routing, cache: undefined };
   const wait = async (ms: number) => {
     waitedMs += ms;
   };
@@ -203,7 +212,7 @@ describe("a stream whose router is lost", () => {
   });
 
   it("is given up when the client leaves", async () => {
-    const stream = resumableStream({ completion, routing: undefined }, call, {
+    const stream = resumableStream({ completion, routing: undefined, cache: undefined }, call, {
       router: () => routers([[served("a"), text("One")], LOST], [LOST]),
       wait: async () => call.cancel(),
     })[Symbol.asyncIterator]();
@@ -287,5 +296,35 @@ describe("over HTTP", () => {
     const refused = await post(url + path, body, { "x-cortex-hedging": "sometimes" });
     expect(refused.status).toBe(400);
     expect(await refused.json()).toMatchObject({ error: { param: "x-cortex-hedging" } });
+  });
+
+  it.each([
+    ["/v1/chat/completions", { model: "m", messages }],
+    ["/v1/chat/completions", { model: "m", messages, stream: true }],
+    ["/v1/embeddings", { model: "m", input: "hi" }],
+    ["/api/chat", { messages }],
+  ])("the client of %s tells the router what may come from the cache, and is told what did", async (path, body) => {
+    const url = await start(routers([[served("a"), text("One")], [finish]]));
+    const answer = await post(
+      url + path,
+      { ...body, cortex: { cache: { ttl_s: 60 } } },
+      { "cache-control": "no-cache, max-age=5" },
+    );
+    await post(url + path, body, { "x-cortex-cache": "off" });
+    await post(url + path, body);
+    expect(asked.map(({ cache }) => cache)).toEqual([
+      { mode: CacheMode.REFRESH, ttlS: 60, maxAgeS: 5 },
+      { mode: CacheMode.OFF },
+      undefined,
+    ]);
+    expect(Object.fromEntries(answer.headers)).toMatchObject({
+      "x-cortex-cache": "hit; level=l1; age=3",
+      "x-cortex-cache-key": "t.m.r",
+      "cache-status": "cortex; hit; detail=l1",
+      age: "3",
+    });
+    const refused = await post(url + path, body, { "x-cortex-cache": "sometimes" });
+    expect(refused.status).toBe(400);
+    expect(await refused.json()).toMatchObject({ error: { param: "x-cortex-cache" } });
   });
 });

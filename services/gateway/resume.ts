@@ -6,6 +6,7 @@ import { setTimeout as timer } from "node:timers/promises";
 import { AnswerSoFar } from "../../libs/continuation/index.ts";
 import type { CompletionRequest } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import type {
+  CacheOptions,
   Resume,
   RouterServiceDefinition,
   RoutingOptions,
@@ -25,6 +26,7 @@ const PAUSE_MS_MAX = 1_000;
 export interface ResumableRequest {
   readonly completion: CompletionRequest;
   readonly routing: RoutingOptions | undefined;
+  readonly cache: CacheOptions | undefined;
 }
 
 /** What resuming needs besides the request. */
@@ -80,8 +82,10 @@ class ResumableStream implements AsyncIterator<StreamResponse> {
   }
 
   #ask(resume: Resume | undefined): AsyncIterator<StreamResponse> {
-    const { completion, routing } = this.#request;
-    return this.#dependencies.router().stream({ completion, routing, resume }, this.#call)[Symbol.asyncIterator]();
+    return this.#dependencies
+      .router()
+      .stream({ ...this.#request, resume }, this.#call)
+      [Symbol.asyncIterator]();
   }
 
   readonly #onResult = (result: IteratorResult<StreamResponse>): IteratorResult<StreamResponse> => {

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { type RoutingOptions, Strategy } from "../../libs/gen/cortex/router/v1/router.ts";
 import { STRATEGY_NAMES, type StrategyName } from "../../libs/host/index.ts";
 import { RpcError } from "../../libs/rpc/index.ts";
+import { cachingWish } from "./caching-options.ts";
 
 const STRATEGIES: Readonly<Record<StrategyName, Strategy>> = {
   local_first: Strategy.LOCAL_FIRST,
@@ -16,17 +17,18 @@ const STRATEGIES: Readonly<Record<StrategyName, Strategy>> = {
 
 const strategyWish = z.enum(STRATEGY_NAMES, `must be one of ${STRATEGY_NAMES.join(", ")}`);
 
-/** The body's field. */
-export const routingWish = z
+/** The body's field, with what it says of the cache. */
+export const cortexWish = z
   .strictObject({
     strategy: strategyWish.nullish(),
     continuation: z.boolean().nullish(),
     hedging: z.boolean().nullish(),
+    cache: cachingWish,
   })
   .nullish();
 
 /** What a client wishes in the body. */
-export type RoutingWish = z.output<typeof routingWish>;
+export type RoutingWish = Omit<NonNullable<z.output<typeof cortexWish>>, "cache"> | null | undefined;
 
 /**
  * Both together; a header wins over the field of the same name. Undefined when nothing is wished. Throws INVALID_REQUEST with

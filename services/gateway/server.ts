@@ -8,7 +8,13 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { type CheckResponse, Status } from "../../libs/gen/cortex/health/v1/health.ts";
 import type { CompletionRequest, Part, Served, Warning } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import type { RegistryServiceDefinition } from "../../libs/gen/cortex/registry/v1/registry.ts";
-import type { RouterServiceDefinition, StreamResponse } from "../../libs/gen/cortex/router/v1/router.ts";
+import type {
+  CacheOptions,
+  CacheStatus,
+  RouterServiceDefinition,
+  RoutingOptions,
+  StreamResponse,
+} from "../../libs/gen/cortex/router/v1/router.ts";
 import { CATALOGUE, type Call, type OwnedCall, RpcError, type Service, startCall } from "../../libs/rpc/index.ts";
 import {
   ATTRIBUTE,
@@ -32,6 +38,7 @@ import {
   replaceWorker,
   undrainWorker,
 } from "./admin.ts";
+import { type CachingWish, cacheHeaders, isHit, readCaching } from "./caching-options.ts";
 import { errorBody, errorHeaders, HTTP_FACES } from "./errors.ts";
 import { readChatRequest, readEmbeddingsRequest, readShortChatRequest } from "./openai-request.ts";
 import {
@@ -44,7 +51,7 @@ import {
   writeShortAnswer,
 } from "./openai-response.ts";
 import { resumableStream } from "./resume.ts";
-import { readRouting } from "./routing-options.ts";
+import { type RoutingWish, readRouting } from "./routing-options.ts";
 
 /** What the HTTP face needs of its node. */
 export interface GatewayDependencies {
@@ -257,18 +264,27 @@ const SSE_TYPE = "text/event-stream; charset=utf-8";
 async function chatCompletions({ request, response, call, span }: Exchange, dependencies: GatewayDependencies) {
   const body = readChatRequest(await readJson(request, dependencies.bodyBytesMax));
   const { completion, stream, includeUsage } = body;
-  const routing = readRouting(body.routing, (name) => header(request, name));
+  const wishes = readWishes(body, request);
   describeRequest(span, completion, stream);
   if (!stream) {
-    const answer = await dependencies.router().complete({ completion, routing }, call);
-    const whole = answer.completion!;
-    answerJson(response, 200, writeCompletion(whole), servedHeaders(whole.served, answer.attempts, whole.warnings));
+    const {
+      attempts,
+      cache,
+      completion: whole,
+    } = await dependencies.router().complete({ completion, ...wishes }, call);
+    answerJson(response, 200, writeCompletion(whole!, isHit(cache)), {
+      ...servedHeaders(whole!.served, attempts, whole!.warnings),
+      ...cacheHeaders(cache),
+    });
     return;
   }
   const writer = new ChunkWriter(includeUsage);
-  const chunks = resumableStream({ completion, routing }, call, dependencies);
+  const chunks = resumableStream({ completion, ...wishes }, call, dependencies);
   await streamOut(chunks, response, call, dependencies.keepAliveMs, {
     contentType: SSE_TYPE,
+    begin: (cache) => {
+      writer.cached = isHit(cache);
+    },
     write: (parts) => writer.write(parts),
     end: () => writer.end(),
     keepAlive: ": keep-alive\n\n",
@@ -278,18 +294,25 @@ async function chatCompletions({ request, response, call, span }: Exchange, depe
 async function shortChat({ request, response, call, span }: Exchange, dependencies: GatewayDependencies) {
   const body = readShortChatRequest(await readJson(request, dependencies.bodyBytesMax));
   const { completion } = body;
-  const routing = readRouting(body.routing, (name) => header(request, name));
+  const wishes = readWishes(body, request);
   const wantsJson = /\bapplication\/json\b/.test(header(request, "accept"));
   describeRequest(span, completion, !wantsJson);
   if (wantsJson) {
-    const answer = await dependencies.router().complete({ completion, routing }, call);
-    const whole = answer.completion!;
-    answerJson(response, 200, writeShortAnswer(whole), servedHeaders(whole.served, answer.attempts, whole.warnings));
+    const {
+      attempts,
+      cache,
+      completion: whole,
+    } = await dependencies.router().complete({ completion, ...wishes }, call);
+    answerJson(response, 200, writeShortAnswer(whole!, isHit(cache)), {
+      ...servedHeaders(whole!.served, attempts, whole!.warnings),
+      ...cacheHeaders(cache),
+    });
     return;
   }
-  const chunks = resumableStream({ completion, routing }, call, dependencies);
+  const chunks = resumableStream({ completion, ...wishes }, call, dependencies);
   await streamOut(chunks, response, call, dependencies.keepAliveMs, {
     contentType: "text/plain; charset=utf-8",
+    begin: () => {},
     write: (parts) => {
       let text = "";
       for (const { part } of parts) {
@@ -302,9 +325,20 @@ async function shortChat({ request, response, call, span }: Exchange, dependenci
   });
 }
 
+/** How the client wants it to be routed, and what may come from the cache: the body and the headers together. */
+function readWishes(
+  body: { readonly routing: RoutingWish; readonly caching: CachingWish },
+  request: IncomingMessage,
+): { readonly routing: RoutingOptions | undefined; readonly cache: CacheOptions | undefined } {
+  const read = (name: string) => header(request, name);
+  return { routing: readRouting(body.routing, read), cache: readCaching(body.caching, read) };
+}
+
 /** How a stream is put into bytes. */
 interface StreamFormat {
   readonly contentType: string;
+  /** Called once, before the first part. */
+  begin(cache: CacheStatus | undefined): void;
   write(parts: readonly Part[]): string;
   end(): string;
   /** What to send when nothing has been sent for a while; empty where the format has no way to say nothing. */
@@ -320,11 +354,13 @@ async function streamOut(
 ): Promise<void> {
   let keepAlive: NodeJS.Timeout | undefined;
   try {
-    for await (const { parts, attempts } of stream) {
+    for await (const { parts, attempts, cache } of stream) {
       if (!response.headersSent) {
+        format.begin(cache);
         // The headers wait for the first content: until then a failure can still have a status of its own.
         response.writeHead(200, {
           ...headersOf(parts, attempts),
+          ...cacheHeaders(cache),
           "content-type": format.contentType,
           "cache-control": "no-cache",
         });
@@ -369,16 +405,13 @@ function drained(response: ServerResponse, signal: AbortSignal): Promise<void> {
 async function embeddings({ request, response, call, span }: Exchange, dependencies: GatewayDependencies) {
   const body = readEmbeddingsRequest(await readJson(request, dependencies.bodyBytesMax));
   const { embedding, base64 } = body;
-  const routing = readRouting(body.routing, (name) => header(request, name));
+  const wishes = readWishes(body, request);
   span.set({ [ATTRIBUTE.operation]: "embeddings", [ATTRIBUTE.requestModel]: embedding.model });
-  const answer = await dependencies.router().embed({ embedding, routing }, call);
-  const result = answer.embedding!;
-  answerJson(
-    response,
-    200,
-    writeEmbeddings(result, base64),
-    servedHeaders(result.served, answer.attempts, result.warnings),
-  );
+  const { attempts, cache, embedding: result } = await dependencies.router().embed({ embedding, ...wishes }, call);
+  answerJson(response, 200, writeEmbeddings(result!, base64, isHit(cache)), {
+    ...servedHeaders(result!.served, attempts, result!.warnings),
+    ...cacheHeaders(cache),
+  });
 }
 
 async function models({ response, call }: Exchange, { router }: GatewayDependencies) {
