@@ -14,6 +14,7 @@ import {
   type ServiceDefinition,
 } from "../rpc/index.ts";
 import type { Directory } from "./directory.ts";
+import { Ownership } from "./ownership.ts";
 
 /** How many nodes one call may be offered to when nodes are lost under it. */
 const NODES_TRIED_MAX = 3;
@@ -31,6 +32,11 @@ export interface Clients {
   service<D extends ServiceDefinition>(definition: D): Service<D>;
   /** The service of one node, tried once: a lost node is NODE_UNREACHABLE, and the caller decides what then. */
   at<D extends ServiceDefinition>(definition: D, nodeId: string): Service<D>;
+  /**
+   * The id of the node that owns `key` among those that serve the definition, this one included; undefined when nobody does.
+   * Cheap: every node tells it from its directory alone, and all that see the same nodes tell the same.
+   */
+  ownerOf(definition: ServiceDefinition, key: string): string | undefined;
   /** Calls to `nodeId` that have not ended, plus what the node itself last reported. */
   callsInFlight(nodeId: string): number;
   close(): void;
@@ -60,6 +66,7 @@ export function createClients(options: ClientsOptions): Clients {
   const local = new Map<string, Service<ServiceDefinition>>();
   const peers = new Map<string, Peer>();
   const balanced = new Map<ServiceDefinition, Service<ServiceDefinition>>();
+  const ownership = new Ownership(directory);
 
   // A node that has left for good gives its connection back, and one that has moved gets another.
   const stopWatching = directory.onChange(() => {
@@ -199,6 +206,7 @@ export function createClients(options: ClientsOptions): Clients {
       }
       return service as unknown as Service<D>;
     },
+    ownerOf: ({ fullName }, key) => ownership.ownerOf(fullName, key),
     callsInFlight,
     close() {
       stopWatching();
