@@ -507,14 +507,6 @@ describe("embeddings", () => {
     });
   });
 
-  it("are marked when all of them come from the cache", () => {
-    expect(JSON.parse(writeEmbeddings(result([[1]]), false, true)).usage).toEqual({
-      prompt_tokens: 4,
-      total_tokens: 4,
-      prompt_tokens_details: { cortex_cached_tokens: 4 },
-    });
-  });
-
   it("are little-endian in base64, so that the SDK reads the same numbers", async () => {
     const { data } = JSON.parse(writeEmbeddings(result([[1, -2]]), true)) as { data: { embedding: string }[] };
     expect([...Buffer.from(data[0]!.embedding, "base64")]).toEqual([0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0]);

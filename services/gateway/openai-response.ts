@@ -272,8 +272,8 @@ function toModel({ id, createdAtS, ownedBy }: Model): object {
   return { id, object: "model", created: createdAtS, owned_by: ownedBy };
 }
 
-/** The body of `POST /v1/embeddings`; base64 is little-endian float32, which is what OpenAI's SDKs ask for by default. `cached`: all vectors come from the cache. */
-export function writeEmbeddings(result: EmbeddingResult, base64: boolean, cached = false): string {
+/** The body of `POST /v1/embeddings`; base64 is little-endian float32, which is what OpenAI's SDKs ask for by default. */
+export function writeEmbeddings(result: EmbeddingResult, base64: boolean): string {
   const input = result.usage?.inputTokens ?? 0;
   return JSON.stringify({
     object: "list",
@@ -283,11 +283,7 @@ export function writeEmbeddings(result: EmbeddingResult, base64: boolean, cached
       embedding: base64 ? toBase64(values) : values,
     })),
     model: result.served?.model ?? "",
-    usage: {
-      prompt_tokens: input,
-      total_tokens: input,
-      ...(cached ? { prompt_tokens_details: saved(input, cached) } : {}),
-    },
+    usage: { prompt_tokens: input, total_tokens: input },
   });
 }
 

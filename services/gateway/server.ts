@@ -408,7 +408,7 @@ async function embeddings({ request, response, call, span }: Exchange, dependenc
   const wishes = readWishes(body, request);
   span.set({ [ATTRIBUTE.operation]: "embeddings", [ATTRIBUTE.requestModel]: embedding.model });
   const { attempts, cache, embedding: result } = await dependencies.router().embed({ embedding, ...wishes }, call);
-  answerJson(response, 200, writeEmbeddings(result!, base64, isHit(cache)), {
+  answerJson(response, 200, writeEmbeddings(result!, base64), {
     ...servedHeaders(result!.served, attempts, result!.warnings),
     ...cacheHeaders(cache),
   });
