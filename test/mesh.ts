@@ -22,6 +22,9 @@ const ROOT = new URL("..", import.meta.url).pathname;
 const READY_TIMEOUT_MS = 20_000;
 const EXIT_TIMEOUT_MS = 20_000;
 
+/** Tests, fakes and benches ask the same again and again, and mean to be answered by a provider each time. */
+export const CACHE_OFF = { enabled: false } as const;
+
 /** A worker as in cortex.yaml. */
 export interface TestWorker {
   readonly name: string;
@@ -33,7 +36,7 @@ export interface TestWorker {
 
 export interface TestMeshOptions {
   readonly workers: readonly TestWorker[];
-  /** The rest of cortex.yaml. */
+  /** The rest of cortex.yaml. Without a word on the cache it is off; when it is on, many nodes have a cache service. */
   readonly settings?: Readonly<Record<string, unknown>>;
   readonly environment?: Readonly<Record<string, string>>;
   /** How often each service runs, in the shape of many nodes; once when absent. */
@@ -111,7 +114,8 @@ export async function startMesh(shape: Shape, options: TestMeshOptions): Promise
   const folder = await mkdtemp(join(tmpdir(), "cortex-test-"));
   const config = join(folder, "cortex.yaml");
   // JSON is YAML.
-  await writeFile(config, JSON.stringify({ workers: options.workers, ...options.settings }));
+  const settings = { cache: CACHE_OFF, ...options.settings };
+  await writeFile(config, JSON.stringify({ workers: options.workers, ...settings }));
   const storeDir = join(folder, "nats");
   let nats = await startNatsServer({ bin: await natsServerBin(), storeDir });
   const nodes: TestNode[] = [];
@@ -142,7 +146,8 @@ export async function startMesh(shape: Shape, options: TestMeshOptions): Promise
     if (shape === "one node") await start("cortex", ["up"]);
     else {
       const adapters = new Set(options.workers.map(({ provider }) => `adapter-${provider}`));
-      const services = ["gateway", "router", ...adapters];
+      const cache = (settings.cache as { enabled?: boolean }).enabled === true ? ["cache"] : [];
+      const services = ["gateway", "router", ...cache, ...adapters];
       await Promise.all(
         services.flatMap((service) =>
           Array.from({ length: options.replicas?.[service] ?? 1 }, (_, index) =>

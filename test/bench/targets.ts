@@ -3,6 +3,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { resolveNatsServer, startNatsServer } from "../../libs/host/nats-server.ts";
+import { CACHE_OFF } from "../mesh.ts";
 import type { Door } from "./checked.ts";
 import { MODEL } from "./exchange.ts";
 import { cacheFolder, PORTKEY_VERSION, portkeyProgram } from "./portkey.ts";
@@ -88,7 +89,7 @@ async function startCortex(
       limits: { concurrent: 10_000 },
     },
   ];
-  await writeFile(config, JSON.stringify({ workers }));
+  await writeFile(config, JSON.stringify({ workers, cache: CACHE_OFF }));
   await mkdir(join(folder, name));
   return processes.start({
     name,

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { PORTKEY_VERSION, portkeyProgram } from "../bench/portkey.ts";
 import { Processes } from "../bench/processes.ts";
-import { type Shape, startMesh, type TestWorker } from "../mesh.ts";
+import { CACHE_OFF, type Shape, startMesh, type TestWorker } from "../mesh.ts";
 import type { Door } from "./client.ts";
 import { SETTINGS, type StagePlan } from "./stage.ts";
 
@@ -46,7 +46,7 @@ function workersFor(stages: readonly StagePlan[]): TestWorker[] {
 
 /** The configuration that makes a Cortex elsewhere ready for the suite. */
 export function cortexConfiguration(stages: readonly StagePlan[]): string {
-  return `${JSON.stringify({ workers: workersFor(stages) }, undefined, 2)}\n`;
+  return `${JSON.stringify({ workers: workersFor(stages), cache: CACHE_OFF }, undefined, 2)}\n`;
 }
 
 async function startCortex(shape: Shape, stages: readonly StagePlan[]): Promise<Gateway> {

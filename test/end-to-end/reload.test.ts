@@ -3,7 +3,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Simulator, startOpenAiSimulator } from "../fakes/index.ts";
-import { SHAPES, startMesh, type TestMesh, type TestWorker } from "../mesh.ts";
+import { CACHE_OFF, SHAPES, startMesh, type TestMesh, type TestWorker } from "../mesh.ts";
 
 const soon = { timeout: 10_000, interval: 50 };
 
@@ -21,7 +21,7 @@ const worker = (name: string, simulator: Simulator, settings: Readonly<Record<st
 
 /** JSON is YAML. */
 const write = (workers: readonly TestWorker[], settings: object = {}): Promise<void> =>
-  writeFile(join(mesh.folder, "cortex.yaml"), JSON.stringify({ workers, ...settings }));
+  writeFile(join(mesh.folder, "cortex.yaml"), JSON.stringify({ workers, cache: CACHE_OFF, ...settings }));
 
 async function ask(stream: boolean, model = "m"): Promise<string> {
   const response = await fetch(`${mesh.rest}/v1/chat/completions`, {

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { natsServerBin } from "../mesh.ts";
+import { CACHE_OFF, natsServerBin } from "../mesh.ts";
 
 const ROOT = new URL("../..", import.meta.url);
 
@@ -67,7 +67,7 @@ beforeEach(async () => {
   const options = { firstTokenMs: 0, tokens: 60, tokensPerSecond: 40 };
   await writeFile(
     join(folder, "cortex.yaml"),
-    JSON.stringify({ workers: [{ name: "sim", provider: "sim", models: ["m"], options }] }),
+    JSON.stringify({ workers: [{ name: "sim", provider: "sim", models: ["m"], options }], cache: CACHE_OFF }),
   );
   child = spawn(process.execPath, [join(folder, "program.mjs"), "up", "--json"], {
     cwd: folder,

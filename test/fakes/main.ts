@@ -105,7 +105,8 @@ async function startAll({ port, fast, wanted }: ReturnType<typeof readArguments>
   }
   const folder = mkdtempSync(join(tmpdir(), "cortex-providers-"));
   const file = join(folder, "cortex.yaml");
-  const yaml = `workers:\n${lines.join("\n")}\n`;
+  // Whoever plays with providers asks the same again and again, and wants to see what they do.
+  const yaml = `workers:\n${lines.join("\n")}\ncache: { enabled: false }\n`;
   writeFileSync(file, yaml);
   const shown = relative(process.cwd(), file).startsWith("..") ? file : relative(process.cwd(), file);
   process.stdout.write(`\n${yaml}\nThat is in ${shown}. In another terminal:\n\n`);
