@@ -95,7 +95,7 @@ export function unkept(parts: readonly Part[], settings: Settings): string | und
         return "unknown";
     }
   }
-  if (finished.size === 0 || !begun.isSubsetOf(finished)) return "unfinished";
+  if (finished.size === 0 || [...begun].some((choice) => !finished.has(choice))) return "unfinished";
   if (filtered) return "content_filter";
   if (warned) return "warning";
   if (!said) return "empty";
