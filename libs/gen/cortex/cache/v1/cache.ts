@@ -61,6 +61,8 @@ export interface AcquireResponse {
     /** This node's router is getting it: join it. */
     { readonly $case: "follow"; readonly value: string }
     | undefined;
+  /** Which level had the entry: "l2" or "l3". */
+  readonly level?: string | undefined;
 }
 
 /** An answer to keep. */
@@ -143,6 +145,17 @@ export interface LevelStatistics {
   /** The bounds; 0 for none. */
   readonly entriesMax: number;
   readonly bytesMax: number;
+}
+
+/** Asks for the statistics of all nodes. */
+export interface ListStatisticsRequest {
+}
+
+/** What the nodes have answered. */
+export interface ListStatisticsResponse {
+  readonly nodes: readonly GetStatisticsResponse[];
+  /** The nodes that did not answer. */
+  readonly silent: readonly string[];
 }
 
 function createBaseEntry(): Entry {
@@ -480,7 +493,7 @@ export const AcquireRequest: MessageFns<AcquireRequest> = {
 };
 
 function createBaseAcquireResponse(): AcquireResponse {
-  return { outcome: undefined };
+  return { outcome: undefined, level: undefined };
 }
 
 export const AcquireResponse: MessageFns<AcquireResponse> = {
@@ -495,6 +508,9 @@ export const AcquireResponse: MessageFns<AcquireResponse> = {
       case "follow":
         writer.uint32(26).string(message.outcome.value);
         break;
+    }
+    if (message.level !== undefined) {
+      writer.uint32(34).string(message.level);
     }
     return writer;
   },
@@ -536,6 +552,14 @@ export const AcquireResponse: MessageFns<AcquireResponse> = {
             message.outcome = { $case: "follow", value: reader.string() };
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.level = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -573,6 +597,7 @@ export const AcquireResponse: MessageFns<AcquireResponse> = {
         break;
       }
     }
+    message.level = object.level ?? undefined;
     return message;
   },
 };
@@ -1416,7 +1441,117 @@ export const LevelStatistics: MessageFns<LevelStatistics> = {
   },
 };
 
-/** What operators and dashboards ask. A node answers for itself; ask each for the whole. */
+function createBaseListStatisticsRequest(): ListStatisticsRequest {
+  return {};
+}
+
+export const ListStatisticsRequest: MessageFns<ListStatisticsRequest> = {
+  encode(_: ListStatisticsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListStatisticsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListStatisticsRequest() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ListStatisticsRequest>): ListStatisticsRequest {
+    return ListStatisticsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(_: DeepPartial<ListStatisticsRequest>): ListStatisticsRequest {
+    const message = createBaseListStatisticsRequest() as any;
+    return message;
+  },
+};
+
+function createBaseListStatisticsResponse(): ListStatisticsResponse {
+  return { nodes: [], silent: [] };
+}
+
+export const ListStatisticsResponse: MessageFns<ListStatisticsResponse> = {
+  encode(message: ListStatisticsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.nodes) {
+      GetStatisticsResponse.encode(v!, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.silent) {
+      writer.uint32(18).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListStatisticsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListStatisticsResponse() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.nodes.push(GetStatisticsResponse.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.silent.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ListStatisticsResponse>): ListStatisticsResponse {
+    return ListStatisticsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListStatisticsResponse>): ListStatisticsResponse {
+    const message = createBaseListStatisticsResponse() as any;
+    message.nodes = object.nodes?.map((e) => GetStatisticsResponse.fromPartial(e)) || [];
+    message.silent = object.silent?.map((e) => e) || [];
+    return message;
+  },
+};
+
+/** What operators and dashboards ask, of any node that has a level of the cache. */
 export type CacheServiceDefinition = typeof CacheServiceDefinition;
 export const CacheServiceDefinition = {
   name: "CacheService",
@@ -1437,6 +1572,15 @@ export const CacheServiceDefinition = {
       requestType: GetStatisticsRequest as typeof GetStatisticsRequest,
       requestStream: false,
       responseType: GetStatisticsResponse as typeof GetStatisticsResponse,
+      responseStream: false,
+      options: {},
+    },
+    /** The same of all nodes that have levels, asked by this one. */
+    listStatistics: {
+      name: "ListStatistics",
+      requestType: ListStatisticsRequest as typeof ListStatisticsRequest,
+      requestStream: false,
+      responseType: ListStatisticsResponse as typeof ListStatisticsResponse,
       responseStream: false,
       options: {},
     },
