@@ -40,10 +40,10 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   "libs/rpc": ["libs/gen", "libs/telemetry"],
   "libs/mesh": ["libs/gen", "libs/telemetry", "libs/rpc"],
   "libs/adapter": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/mesh"],
-  "libs/caching": [],
+  "libs/caching": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/mesh"],
   "libs/continuation": ["libs/gen", "libs/rpc"],
   "libs/openai-protocol": ["libs/gen", "libs/rpc", "libs/adapter"],
-  "libs/host": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/mesh", "libs/adapter"],
+  "libs/host": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/mesh", "libs/adapter", "libs/caching"],
   "libs/cli": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/host"],
 };
 

@@ -1,5 +1,6 @@
 /** What a service is given by the node that runs it, and what it gives back. */
 import type { Dialect, ProviderService, Worker, WorkerDependencies, WorkerSettings } from "../adapter/index.ts";
+import type { CacheLevel } from "../caching/index.ts";
 import type { CheckResponse } from "../gen/cortex/health/v1/health.ts";
 import type { Clients, Mesh } from "../mesh/index.ts";
 import type { Service, ServiceDefinition } from "../rpc/index.ts";
@@ -25,6 +26,8 @@ export interface Host {
   readonly workers: ProviderService;
   readonly tracer: Tracer;
   readonly log: Logger;
+  /** Adds a level of the cache: the node's CacheService tells of it, and empties it. */
+  addCacheLevel(level: CacheLevel): void;
   /** Makes a service reachable: in this node, from other nodes, and for any gRPC client. */
   serve<D extends ServiceDefinition>(definition: D, implementation: Service<D>): void;
   /**
@@ -56,6 +59,8 @@ export interface ServiceEntry {
   readonly name: string;
   /** What it answers over gRPC. */
   readonly interfaces: readonly ServiceDefinition[];
+  /** Those of them that only nodes of the mesh and administrators may ask. */
+  readonly meshOnly?: readonly ServiceDefinition[];
   /** Starts it. After a crash it is started again, and given what had run before, which may still serve its last requests. */
   start(host: Host, before?: RunningService): Promise<RunningService>;
   /** Of an adapter: the provider that it speaks to, and how to make a worker of it. */

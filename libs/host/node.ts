@@ -3,10 +3,12 @@ import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { createProviderService, type ProviderService } from "../adapter/index.ts";
+import { createNodeCache, type NodeCache } from "../caching/index.ts";
+import { CacheServiceDefinition } from "../gen/cortex/cache/v1/cache.ts";
 import { ConfigurationChanged, ServiceChanged, ServiceChanged_Change } from "../gen/cortex/events/v1/events.ts";
 import { ProviderServiceDefinition } from "../gen/cortex/provider/v1/provider.ts";
 import { createClients, joinMesh } from "../mesh/index.ts";
-import { type Caller, createGrpcServer, type GrpcServer, RpcError } from "../rpc/index.ts";
+import { type Caller, createGrpcServer, type GrpcServer, RpcError, type ServiceDefinition } from "../rpc/index.ts";
 import { createLogger, EVENT, type Logger, NO_TRACE, setLevel, startTracer } from "../telemetry/index.ts";
 import { createAuthenticator, sameSecret } from "./authentication.ts";
 import type { Configuration } from "./config.ts";
@@ -73,12 +75,13 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     let authenticate = createAuthenticator(configuration.clients);
     let problems: () => string[] = () => [];
     let meshSecret: () => string | undefined = () => undefined;
-    const interfaces = [...new Set(services.flatMap((service) => service.interfaces.map(({ fullName }) => fullName)))];
+    const interfaces = namesOf(services.flatMap((service) => service.interfaces));
     const grpc = createGrpcServer({
       tracer,
       log,
       descriptors: readFileSync(new URL("../gen/descriptors.binpb", import.meta.url)),
       interfaces,
+      meshOnly: namesOf(services.flatMap(({ meshOnly = [] }) => meshOnly)),
       authenticate(authorization, secret) {
         const own = meshSecret();
         if (secret !== "" && own !== undefined && sameSecret(secret, own)) return MESH_NODE;
@@ -120,6 +123,8 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     undo.push(() => clients.close());
     const workers = createProviderService();
     undo.push(() => workers.close(), publishLoads(mesh, workers));
+    const cache = createNodeCache({ nodeId, clients, directory: mesh.directory, events: mesh.events });
+    undo.push(() => cache.close());
     const live = new LiveConfiguration({
       initial: configuration,
       load: options.reload ?? (() => configuration),
@@ -163,6 +168,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       log,
       live,
       troubles,
+      cache,
       serving: new Serving(clients, grpc),
       authenticate: (authorization) => authenticate(authorization),
       health: () =>
@@ -174,6 +180,10 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     };
     if (services.some(({ adapter }) => adapter !== undefined)) {
       node.serving.open(ProviderServiceDefinition, workers.service);
+    }
+
+    if (interfaces.includes(CacheServiceDefinition.fullName)) {
+      node.serving.open(CacheServiceDefinition, cache.service);
     }
 
     // Adapters ask their providers whether they are there, so services start side by side.
@@ -214,13 +224,14 @@ interface NodeParts
   extends Pick<Host, "nodeId" | "mesh" | "clients" | "workers" | "tracer" | "log" | "authenticate" | "health"> {
   readonly live: LiveConfiguration;
   readonly serving: Serving;
+  readonly cache: NodeCache;
   /** What services have told to be wrong, by service and name. */
   readonly troubles: Map<string, string>;
 }
 
 /** The node as a service sees it in one of its lives; what it is given ends with that life. */
 function createHost(life: ServiceLife, node: NodeParts): Host {
-  const { live, serving, troubles, ...shared } = node;
+  const { live, serving, troubles, cache, ...shared } = node;
   const within: ServiceLife["within"] = (work, ...args) => life.within(work, ...args);
   return {
     ...shared,
@@ -238,6 +249,7 @@ function createHost(life: ServiceLife, node: NodeParts): Host {
       life.finally(stop);
       return stop;
     },
+    addCacheLevel: (level) => life.finally(cache.addLevel(level)),
     serve(definition, implementation) {
       life.finally(serving.open(definition, implementation, within));
     },
@@ -251,6 +263,10 @@ function createHost(life: ServiceLife, node: NodeParts): Host {
       }
     },
   };
+}
+
+function namesOf(definitions: readonly ServiceDefinition[]): string[] {
+  return [...new Set(definitions.map(({ fullName }) => fullName))];
 }
 
 async function stopNode(node: NodeParts, grpc: GrpcServer, supervisor: Supervisor, drainMs: number): Promise<void> {

@@ -1,4 +1,4 @@
-/** How a node's gRPC server ends, seen by clients that hold streams open which no service of the node knows. */
+/** A node's gRPC server: how it ends, seen by clients that hold streams open which no service of the node knows, and whom it lets in. */
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -6,9 +6,10 @@ import { type Client, credentials, loadPackageDefinition, type ServiceError } fr
 import { loadSync } from "@grpc/proto-loader";
 import { protoPath } from "grpc-health-check";
 import { afterEach, describe, expect, it, vi } from "vitest";
+import { CacheServiceDefinition, CacheStoreServiceDefinition } from "../gen/cortex/cache/v1/cache.ts";
 import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
-import { createLogger, silentTracer } from "../telemetry/index.ts";
-import { createGrpcServer } from "./index.ts";
+import { createLogger, NO_TRACE, silentTracer } from "../telemetry/index.ts";
+import { type Caller, connect, createGrpcServer, type RpcError, startCall } from "./index.ts";
 
 const log = createLogger({ level: "silent", readable: false, node: "test" });
 const reflectionProto = join(
@@ -112,5 +113,51 @@ describe("a gRPC server that closes", () => {
     await server.close(GRACE_MS);
     // The service stops after the server: nobody is left to be told, and nothing breaks.
     server.setServing(RouterServiceDefinition, false);
+  });
+});
+
+describe("a service for the mesh alone", () => {
+  const CALLERS: readonly [string, Caller, string][] = [
+    ["a node of the mesh", { trusted: true, tenant: "", admin: false }, "answered"],
+    ["an administrator", { trusted: false, tenant: "t", admin: true }, "answered"],
+    ["a client", { trusted: false, tenant: "t", admin: false }, "PERMISSION_DENIED"],
+  ];
+
+  it.each(CALLERS)("is asked by %s", async (_who, caller, outcome) => {
+    const server = createGrpcServer({
+      tracer: silentTracer,
+      log,
+      authenticate: () => caller,
+      descriptors: readFileSync(new URL("../gen/descriptors.binpb", import.meta.url)),
+      interfaces: [],
+      meshOnly: [CacheStoreServiceDefinition.fullName],
+    });
+    const put = vi.fn(async () => ({}));
+    const unused = () => Promise.reject(new Error("not asked in this test"));
+    server.add(CacheStoreServiceDefinition, { put, acquire: unused, release: unused, getMany: unused });
+    server.add(CacheServiceDefinition, {
+      invalidate: unused,
+      getStatistics: async () => ({ node: "n", levels: [], sharedCalls: 0 }),
+      listStatistics: unused,
+    });
+    const channel = connect(`127.0.0.1:${await server.listen("127.0.0.1", 0)}`, { meshSecret: () => "secret" });
+    const call = startCall({ tenant: "t", requestId: "r", trace: NO_TRACE, deadlineAtMs: Date.now() + 10_000 });
+    ends.push(
+      () => server.close(0),
+      () => channel.close(),
+      () => call.finish(),
+    );
+    const entry = { key: "k", entry: Buffer.of(1), expiresAtMs: 1, node: "n" };
+    const told = await channel
+      .client(CacheStoreServiceDefinition)
+      .put(entry, call)
+      .then(
+        () => "answered",
+        (error: RpcError) => error.reason,
+      );
+    expect(told).toBe(outcome);
+    expect(put).toHaveBeenCalledTimes(outcome === "answered" ? 1 : 0);
+    // Everybody may ask the others.
+    expect(await channel.client(CacheServiceDefinition).getStatistics({}, call)).toMatchObject({ node: "n" });
   });
 });

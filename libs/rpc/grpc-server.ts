@@ -46,6 +46,8 @@ export interface GrpcServerOptions extends CarrierDependencies {
   readonly descriptors: Buffer;
   /** The full names of the services that reflection shows. */
   readonly interfaces: readonly string[];
+  /** The full names of services that answer nodes of the mesh and administrators alone; others get PERMISSION_DENIED. */
+  readonly meshOnly?: readonly string[];
 }
 
 /** The gRPC server of a node. */
@@ -85,8 +87,11 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
   let closed = false;
   let callsInFlight = 0;
 
-  function accept(metadata: Metadata, deadline: Date | number): OwnedCall {
+  function accept({ name, fullName }: ServiceDefinition, metadata: Metadata, deadline: Date | number): OwnedCall {
     const caller = options.authenticate(first(metadata, METADATA.authorization), first(metadata, METADATA.meshSecret));
+    if (!caller.trusted && !caller.admin && options.meshOnly?.includes(fullName) === true) {
+      throw new RpcError("PERMISSION_DENIED", `only nodes of the mesh and administrators may ask ${name}`);
+    }
     const trace = parseTraceparent(first(metadata, METADATA.traceparent), first(metadata, METADATA.tracestate));
     const span = trace === undefined ? options.tracer.startSpan("grpc client", undefined, "server") : undefined;
     // A client without a trace gets one: the span is only the root that gives it a trace id.
@@ -103,14 +108,15 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
   return {
     add(definition, implementation) {
       const bound = bind(definition, implementation, "grpc", options) as Record<string, unknown>;
+      const acceptHere: Accept = (metadata, deadline) => accept(definition, metadata, deadline);
       const handlers = Object.fromEntries(
         Object.entries<MethodDefinition>(definition.methods).map(([key, method]) => [
           key,
           method.responseStream
-            ? serveStream(bound[key] as Streaming, accept, (change) => {
+            ? serveStream(bound[key] as Streaming, acceptHere, (change) => {
                 callsInFlight += change;
               })
-            : serveUnary(bound[key] as Unary, accept, (change) => {
+            : serveUnary(bound[key] as Unary, acceptHere, (change) => {
                 callsInFlight += change;
               }),
         ]),

@@ -1,7 +1,7 @@
 /** What keys are made of. */
 import fc from "fast-check";
 import { expect, it } from "vitest";
-import { keyPart } from "./index.ts";
+import { keyPart } from "./keys.ts";
 
 it("gives every name a part of its own, always the same, that fits between dots", () => {
   fc.assert(
