@@ -5,6 +5,8 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 export interface AskOptions {
   readonly headers?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
+  /** Told the headers of the answer when they come. */
+  readonly onHeaders?: (headers: Headers) => void;
   /** Told each piece of text when it comes. */
   readonly onText?: (text: string) => void;
 }
@@ -58,6 +60,7 @@ export async function see(rest: string, body: object, options: AskOptions = {}):
     body: JSON.stringify(body),
     ...(options.signal === undefined ? {} : { signal: options.signal }),
   });
+  options.onHeaders?.(response.headers);
   const reading = new Reading(response, options.onText);
   const decoder = new TextDecoder();
   for await (const piece of response.body!) reading.take(decoder.decode(piece as Uint8Array, { stream: true }));

@@ -57,14 +57,7 @@ export function benchChoosing(date: string): { readonly section: string; readonl
   return { section: sectionOf(rows, date), withinBudget: rows.every(({ choice }) => choice.of <= CHOICE_MAX_US) };
 }
 
-/** The heading by which the section is found in the document. */
 const HEADING = "## Choosing among 1,000 workers";
-
-/** The document with this section instead of the one that it has, at its end. */
-export function withSection(document: string, section: string): string {
-  const at = document.indexOf(HEADING);
-  return `${(at < 0 ? document : document.slice(0, at)).trimEnd()}\n\n${section}`;
-}
 
 function sectionOf(rows: readonly Row[], date: string): string {
   const cells = rows.map(({ strategy, choice, attempt }) => [

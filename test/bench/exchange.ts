@@ -8,6 +8,8 @@ export const MODEL = "bench-model";
 
 /** Path of the upstream's control: ends all streams that were asked to hold. */
 export const RELEASE_PATH = "/release";
+/** Path of the upstream's control: how often it has been asked for an answer. */
+export const COUNT_PATH = "/count";
 
 export type Wish = {
   id: string;
@@ -17,9 +19,11 @@ export type Wish = {
   everyMs: number;
   /** A held stream sends its first token, then nothing until it is released. */
   hold: boolean;
+  /** Before the first token of a stream. */
+  firstMs: number;
 };
 
-const WISH = /\[bench id=(\w+) tokens=(\d+) every=(\d+) hold=([01])\]/;
+const WISH = /\[bench id=(\w+) tokens=(\d+) every=(\d+) hold=([01]) first=(\d+)\]/;
 
 // About what a short chat turn weighs: the body comes to some 600 bytes.
 const SYSTEM =
@@ -28,7 +32,7 @@ const SYSTEM =
   "Numbers are given with their unit, and sources are named where there are any.";
 
 export function requestBody(wish: Wish, options: { stream: boolean }): string {
-  const mark = `[bench id=${wish.id} tokens=${wish.tokens} every=${wish.everyMs} hold=${wish.hold ? 1 : 0}]`;
+  const mark = `[bench id=${wish.id} tokens=${wish.tokens} every=${wish.everyMs} hold=${wish.hold ? 1 : 0} first=${wish.firstMs}]`;
   return JSON.stringify({
     model: MODEL,
     messages: [
@@ -51,6 +55,7 @@ export function readWish(body: string): Wish | undefined {
     tokens: Number(found[2]),
     everyMs: Number(found[3]),
     hold: found[4] === "1",
+    firstMs: Number(found[5]),
   };
 }
 

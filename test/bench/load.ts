@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { callChecked, type Door, streamChecked } from "./checked.ts";
 import { Connection, post } from "./client.ts";
-import { RELEASE_PATH, type Wish } from "./exchange.ts";
+import { COUNT_PATH, RELEASE_PATH, type Wish } from "./exchange.ts";
 import { endWithParent } from "./processes.ts";
 import { countCpu, type Process, residentBytes } from "./usage.ts";
 
@@ -23,7 +23,15 @@ const QUIET_MS = 1_000;
 
 type Measured = { door: Door; processes: Process[] };
 
-export type CallsJob = Measured & { kind: "calls"; concurrency: number; forMs: number };
+export type CallsJob = Measured & {
+  kind: "calls";
+  concurrency: number;
+  forMs: number;
+  /** The answers are streamed, without a pause between their tokens. */
+  stream?: boolean;
+  /** All ask the same, each time. */
+  same?: boolean;
+};
 export type TokensJob = Measured & {
   kind: "tokens";
   streams: number;
@@ -40,7 +48,18 @@ export type MemoryJob = Measured & {
   streams: number;
   upstreamPort: number;
 };
-export type Job = CallsJob | TokensJob | MemoryJob;
+/** All ask the same at the same moment, in turn at each door, and stream the answer. */
+export type CrowdJob = {
+  kind: "crowd";
+  doors: Door[];
+  clients: number;
+  tokens: number;
+  everyMs: number;
+  /** Before the first token: by then all have asked. */
+  firstMs: number;
+  upstreamPort: number;
+};
+export type Job = CallsJob | TokensJob | MemoryJob | CrowdJob;
 
 /** `cpuUs` is per process, in the order given. */
 export type CallsResult = { calls: number; cpuUs: number[]; latenciesMs: number[] };
@@ -54,6 +73,8 @@ export type TokensResult = {
   firstTokensMs: number[];
 };
 export type MemoryResult = { bytesPerStream: number };
+/** `calls` of the upstream; times of each client since the first of all first tokens. */
+export type CrowdResult = { calls: number; firstTokensMs: number[]; endsMs: number[] };
 export type Outcome<Result> = { result: Result; failures: string[] };
 
 /** Counts what went wrong; the messages are the answer to "what?", their number to "is this run valid?". */
@@ -76,17 +97,22 @@ class Failures {
 let wishes = 0;
 function nextWish(fields: Partial<Wish> = {}): Wish {
   wishes++;
-  return { id: wishes.toString(36), tokens: CALL_TOKENS, everyMs: 0, hold: false, ...fields };
+  return { id: wishes.toString(36), tokens: CALL_TOKENS, everyMs: 0, hold: false, firstMs: 0, ...fields };
 }
+
+const sameWish = nextWish();
 
 /** Closed loop: each of the callers asks anew as soon as it has its answer. */
 async function runCalls(job: CallsJob): Promise<Outcome<CallsResult>> {
   const failures = new Failures();
   const latenciesMs: number[] = [];
+  const same = job.same === true ? sameWish : undefined;
   const caller = async (connection: Connection, until: number): Promise<void> => {
     while (performance.now() < until && !failures.tooMany) {
       const asked = performance.now();
-      await callChecked(connection, job.door, nextWish());
+      const wish = same ?? nextWish();
+      if (job.stream === true) await streamChecked(connection, job.door, wish, () => {});
+      else await callChecked(connection, job.door, wish);
       latenciesMs.push(performance.now() - asked);
     }
   };
@@ -177,6 +203,48 @@ async function runMemory(job: MemoryJob): Promise<Outcome<MemoryResult>> {
   return { result: { bytesPerStream: (after - before) / job.streams }, failures: failures.messages };
 }
 
+/** What one client has seen of the common answer. */
+type Seen = { firstAtMs: number; endAtMs: number };
+
+async function runCrowd(job: CrowdJob): Promise<Outcome<CrowdResult>> {
+  const failures = new Failures();
+  const { tokens, everyMs, firstMs } = job;
+  const wish = nextWish({ tokens, everyMs, firstMs });
+  const control = await Connection.open(job.upstreamPort);
+  const count = async (): Promise<number> => {
+    let body = "";
+    await control.exchange(post({ path: COUNT_PATH, headers: {}, body: "" }), (piece) => {
+      body += piece.toString("latin1");
+    });
+    return Number(body);
+  };
+  const before = await count();
+  const clients = Array.from({ length: job.clients }, (_, index) => job.doors[index % job.doors.length] as Door);
+  // Opening connections is not what is looked at.
+  const connections = await Promise.all(clients.map(({ port }) => Connection.open(port)));
+  const seen: Seen[] = [];
+  await Promise.all(
+    connections.map((connection, index) =>
+      failures.guard(async () => {
+        let firstAtMs: number | undefined;
+        await streamChecked(connection, clients[index] as Door, wish, () => {
+          firstAtMs ??= performance.now();
+        });
+        seen.push({ firstAtMs: firstAtMs as number, endAtMs: performance.now() });
+      }),
+    ),
+  );
+  const calls = (await count()) - before;
+  for (const connection of [...connections, control]) connection.close();
+  const began = Math.min(...seen.map(({ firstAtMs }) => firstAtMs));
+  const result = {
+    calls,
+    firstTokensMs: seen.map(({ firstAtMs }) => firstAtMs - began),
+    endsMs: seen.map(({ endAtMs }) => endAtMs - began),
+  };
+  return { result, failures: failures.messages };
+}
+
 function run(job: Job): Promise<Outcome<unknown>> {
   switch (job.kind) {
     case "calls":
@@ -185,6 +253,8 @@ function run(job: Job): Promise<Outcome<unknown>> {
       return runTokens(job);
     case "memory":
       return runMemory(job);
+    case "crowd":
+      return runCrowd(job);
   }
 }
 

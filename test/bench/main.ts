@@ -7,27 +7,47 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { benchChoosing, withSection } from "./choosing.ts";
+import { benchCache, CACHE_HEADING } from "./cache.ts";
+import { benchCacheMemory, CACHE_MEMORY_HEADING } from "./cache-memory.ts";
+import { benchChoosing } from "./choosing.ts";
 import { FULL, Generator, type Measurement, Meter, type Plan, QUICK } from "./measure.ts";
 import { Processes } from "./processes.ts";
 import { benchReading } from "./reading.ts";
 import { document, machine, type Report, remarks, tables } from "./report.ts";
+import { sectionsOf, withSection } from "./sections.ts";
 import { summarize } from "./summary.ts";
 import { KEYS, type Key, NAMES, portOf, startOwn, startTarget } from "./targets.ts";
 import { cpuIsReadable, processTree, watchOthers } from "./usage.ts";
 
 /** The whole run ends by then, however it stands; an npm install on first use included. */
 const RUN_WITHIN_MS = 360_000;
+/** As many answers as that takes on a slow machine. */
+const CACHE_MEMORY_WITHIN_MS = 1_800_000;
+const CACHE_MEMORY_ANSWERS = 1_000_000;
 
-const USAGE = `usage: npm run bench -- [--quick] [--targets ${KEYS.join(",")}] [--json FILE] | --reading | --choosing
+const USAGE = `usage: npm run bench -- [--quick] [--targets ${KEYS.join(",")}] [--json FILE] | --reading | --choosing |
+                         --cache | --cache-memory [--answers N]
 
   --quick      fewer and shorter rounds (about 40 s instead of 4 min); docs/benchmarks.md is left as it is
   --targets    measure these only, beside the bare pipe; docs/benchmarks.md is left as it is
   --json FILE  also write everything measured, round by round
   --reading    only what reading an event of a stream costs, against JSON.parse of it; fails above 1.5 (8 s)
-  --choosing   only what choosing among 1,000 workers costs; writes that section of docs/benchmarks.md, fails above 50 µs (30 s)`;
+  --choosing   only what choosing among 1,000 workers costs; writes that section of docs/benchmarks.md, fails above 50 µs (30 s)
+  --cache      only what a hit costs, and a thousand clients at once; writes that section of docs/benchmarks.md, fails when a hit
+               costs more than the bare pipe's call (3 min)
+  --cache-memory  only the memory of a cache through which a million answers go; writes that section of docs/benchmarks.md (10 min);
+               with --answers fewer of them, and nothing is written`;
 
-type Options = { reading: boolean; choosing: boolean; quick: boolean; targets: Key[]; json: string | undefined };
+type Options = {
+  reading: boolean;
+  choosing: boolean;
+  cache: boolean;
+  cacheMemory: boolean;
+  answers: number | undefined;
+  quick: boolean;
+  targets: Key[];
+  json: string | undefined;
+};
 
 function readOptions(): Options {
   const { values } = parseArgs({
@@ -37,6 +57,9 @@ function readOptions(): Options {
       json: { type: "string" },
       reading: { type: "boolean", default: false },
       choosing: { type: "boolean", default: false },
+      cache: { type: "boolean", default: false },
+      "cache-memory": { type: "boolean", default: false },
+      answers: { type: "string" },
       help: { type: "boolean", default: false },
     },
   });
@@ -50,6 +73,9 @@ function readOptions(): Options {
   return {
     reading: values.reading,
     choosing: values.choosing,
+    cache: values.cache,
+    cacheMemory: values["cache-memory"],
+    answers: values.answers === undefined ? undefined : Number(values.answers),
     quick: values.quick,
     targets: KEYS.filter((key) => key === "pipe" || chosen.includes(key)),
     json: values.json,
@@ -150,10 +176,22 @@ function publish({ measurements, missing, failed, others }: Outcome, plan: Plan,
     (key) => (key === "one" || key === "three") && !measurements.some((one) => one.key === key),
   );
   if (!options.quick && options.targets.length === KEYS.length && !cortexMissing) {
-    writeFileSync(DOCUMENT, withSection(document(report), benchChoosing(report.date).section));
+    const kept = sectionsOf(readFileSync(DOCUMENT, "utf8"), [CACHE_HEADING, CACHE_MEMORY_HEADING]);
+    writeFileSync(DOCUMENT, [benchChoosing(report.date).section, ...kept].reduce(withSection, document(report)));
     console.log("\nwritten: docs/benchmarks.md");
   }
   return cortexMissing ? 1 : 0;
+}
+
+/** What is measured of the cache alone; returns the exit code. */
+async function benchCaches(options: Options, around: { processes: Processes; folder: string }): Promise<number> {
+  const { cacheMemory, answers = CACHE_MEMORY_ANSWERS } = options;
+  const { section, withinBudget } = cacheMemory
+    ? await benchCacheMemory(around, { answers, date: today(), say })
+    : await benchCache(around, today(), say);
+  console.log(section);
+  if (options.answers === undefined) writeFileSync(DOCUMENT, withSection(readFileSync(DOCUMENT, "utf8"), section));
+  return withinBudget ? 0 : 1;
 }
 
 async function main(): Promise<void> {
@@ -185,12 +223,17 @@ async function main(): Promise<void> {
   };
   process.on("SIGINT", () => void leave(130));
   process.on("SIGTERM", () => void leave(143));
+  const withinMs = options.cacheMemory ? CACHE_MEMORY_WITHIN_MS : RUN_WITHIN_MS;
   setTimeout(() => {
-    say(`given up after ${RUN_WITHIN_MS / 1_000} s`);
+    say(`given up after ${withinMs / 1_000} s`);
     void leave(1);
-  }, RUN_WITHIN_MS).unref();
+  }, withinMs).unref();
 
   try {
+    if (options.cache || options.cacheMemory) {
+      await (leaving ?? leave(await benchCaches(options, { processes, folder })));
+      return;
+    }
     const outcome = await measure(options.targets, plan, { processes, folder });
     // While it is leaving, processes end under the measurement: what that says is not worth a report.
     await (leaving ?? leave(publish(outcome, plan, options)));

@@ -1,6 +1,17 @@
 /** The course of a run: warm up, look at the memory, then rounds that visit every target in turn. */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { CallsJob, CallsResult, Job, MemoryJob, MemoryResult, Outcome, TokensJob, TokensResult } from "./load.ts";
+import type {
+  CallsJob,
+  CallsResult,
+  CrowdJob,
+  CrowdResult,
+  Job,
+  MemoryJob,
+  MemoryResult,
+  Outcome,
+  TokensJob,
+  TokensResult,
+} from "./load.ts";
 import type { Started } from "./processes.ts";
 import type { Key, Target } from "./targets.ts";
 import { type Process, processTree } from "./usage.ts";
@@ -76,6 +87,7 @@ export class Generator {
   do(job: CallsJob): Promise<Outcome<CallsResult>>;
   do(job: TokensJob): Promise<Outcome<TokensResult>>;
   do(job: MemoryJob): Promise<Outcome<MemoryResult>>;
+  do(job: CrowdJob): Promise<Outcome<CrowdResult>>;
   do(job: Job): Promise<Outcome<unknown>> {
     const { child } = this.#started;
     if (this.#stuck) return Promise.reject(new Error(`${job.kind}: the load generator is stuck in another job`));

@@ -12,8 +12,8 @@ import { processTree, startTime } from "./usage.ts";
 const READY_WITHIN_MS = 30_000;
 const END_WITHIN_MS = 5_000;
 
-/** What a process says when it can be used; a service without a REST port leaves `rest` out. */
-export type Ready = { event: "ready"; rest?: string; nats?: string };
+/** What a process says when it can be used; a service without a REST port leaves `rest` out, the bench's own programs `grpc`. */
+export type Ready = { event: "ready"; rest?: string; grpc?: string; nats?: string };
 
 export type Started = { name: string; child: ChildProcess; ready: Ready };
 

@@ -47,13 +47,18 @@ function sum(values: readonly number[]): number {
   return values.reduce((total, value) => total + value, 0);
 }
 
+/** The median of the values, and the range that they have. */
+export function spreadOf(values: readonly number[]): Spread {
+  return { of: median(values), from: Math.min(...values), to: Math.max(...values) };
+}
+
 function cost(rounds: readonly Round[], pipe: readonly Round[], pick: (round: Round) => Cpu): Cost {
   const total = (round: Round): number => pick(round).ownUs + pick(round).natsUs;
   const ratios = rounds.map((round, index) => total(round) / total(pipe[index] as Round));
   return {
     us: median(rounds.map(total)),
     natsUs: median(rounds.map((round) => pick(round).natsUs)),
-    ratio: { of: median(ratios), from: Math.min(...ratios), to: Math.max(...ratios) },
+    ratio: spreadOf(ratios),
   };
 }
 

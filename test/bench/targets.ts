@@ -28,7 +28,7 @@ export const NAMES: Record<Key, string> = {
   three: "Cortex, three processes",
 };
 
-type Surroundings = { processes: Processes; upstream: string; folder: string };
+export type Surroundings = { processes: Processes; upstream: string; folder: string };
 
 /** A file of the project, from its root. */
 function file(path: string): string {
@@ -69,13 +69,13 @@ async function startPortkey({ processes, upstream }: Surroundings): Promise<Targ
   return target("portkey", portkey, { roots: [portkey], headers });
 }
 
-/** Starts `cortex ARGS` with a configuration that knows the fake upstream alone. */
-async function startCortex(
+/** Starts `cortex ARGS` with a configuration that knows the fake upstream alone, and has no cache unless it is told of one. */
+export async function startCortex(
   { processes, upstream, folder }: Surroundings,
   args: string[],
-  options: { natsUrl?: string } = {},
+  options: { natsUrl?: string; cache?: object; replica?: number } = {},
 ): Promise<Started> {
-  const name = `cortex-${args.join("-")}`;
+  const name = `cortex-${[...args, options.replica ?? 1].join("-")}`;
   const config = join(folder, `${name}.json`);
   // JSON is YAML. The pool holds all streams of the bench at once, as the pools of the others do.
   const workers = [
@@ -89,7 +89,7 @@ async function startCortex(
       limits: { concurrent: 10_000 },
     },
   ];
-  await writeFile(config, JSON.stringify({ workers, cache: CACHE_OFF }));
+  await writeFile(config, JSON.stringify({ workers, cache: options.cache ?? CACHE_OFF }));
   await mkdir(join(folder, name));
   return processes.start({
     name,
@@ -113,7 +113,8 @@ async function startOne(around: Surroundings): Promise<Target> {
   return target("one", node, { roots: [node] });
 }
 
-async function startThree(around: Surroundings): Promise<Target> {
+/** A nats-server for a mesh of several processes. */
+export async function startNats(around: Surroundings): Promise<{ url: string; pid: number }> {
   const bin = await resolveNatsServer({
     bin: process.env["CORTEX_NATS_BIN"],
     path: process.env["PATH"] ?? "",
@@ -122,6 +123,11 @@ async function startThree(around: Surroundings): Promise<Target> {
   });
   const nats = await startNatsServer({ bin, storeDir: join(around.folder, "nats") });
   around.processes.adopt(() => nats.stop());
+  return nats;
+}
+
+async function startThree(around: Surroundings): Promise<Target> {
+  const nats = await startNats(around);
   const natsUrl = nats.url;
   const adapter = await startCortex(around, ["run", "adapter-openai"], { natsUrl });
   const router = await startCortex(around, ["run", "router"], { natsUrl });

@@ -4,7 +4,7 @@
  * different streams are not batched by accident. Runs as its own process; its CPU is not counted.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import { answerText, MODEL, RELEASE_PATH, readWish, type Wish, word } from "./exchange.ts";
+import { answerText, COUNT_PATH, MODEL, RELEASE_PATH, readWish, type Wish, word } from "./exchange.ts";
 import { announce, endWithParent } from "./processes.ts";
 
 /** A request body beyond this is refused: the bench never sends one. */
@@ -12,6 +12,7 @@ const MAX_BODY_BYTES = 64 * 1024;
 
 const CREATED = 1_764_000_000;
 const held = new Set<() => void>();
+let asked = 0;
 
 async function readBody(request: IncomingMessage): Promise<string> {
   const pieces: Buffer[] = [];
@@ -70,7 +71,7 @@ function choice(delta: object, finish: string | null): unknown[] {
 
 function answerStream(response: ServerResponse, wish: Wish, options: { usage: boolean }): void {
   response.writeHead(200, { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache" });
-  const started = performance.now();
+  const started = performance.now() + wish.firstMs;
   let sent = 0;
   let timer: NodeJS.Timeout | undefined;
 
@@ -106,6 +107,9 @@ function answerStream(response: ServerResponse, wish: Wish, options: { usage: bo
   if (wish.hold) {
     sendToken();
     held.add(release);
+  } else if (wish.firstMs > 0) {
+    response.flushHeaders();
+    timer = setTimeout(step, wish.firstMs);
   } else {
     step();
   }
@@ -115,6 +119,11 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
   if (request.url === RELEASE_PATH) {
     for (const release of [...held]) release();
     response.end("released");
+    return;
+  }
+  if (request.url === COUNT_PATH) {
+    const body = String(asked);
+    response.writeHead(200, { "content-type": "text/plain", "content-length": body.length }).end(body);
     return;
   }
   if (request.url === "/v1/models") {
@@ -129,8 +138,9 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
     response.writeHead(400, { "content-type": "application/json" }).end(JSON.stringify({ error }));
     return;
   }
-  const asked = JSON.parse(body) as { stream?: boolean; stream_options?: { include_usage?: boolean } };
-  if (asked.stream) answerStream(response, wish, { usage: asked.stream_options?.include_usage === true });
+  asked++;
+  const options = JSON.parse(body) as { stream?: boolean; stream_options?: { include_usage?: boolean } };
+  if (options.stream) answerStream(response, wish, { usage: options.stream_options?.include_usage === true });
   else answerJson(response, wish);
 }
 
