@@ -19,6 +19,7 @@ export interface RouterDependencies {
   readonly log: Logger;
   /** Read at each request, as it may change. */
   routing(): Configuration["routing"];
+  cache(): Configuration["cache"];
   /** Milliseconds on a clock that never goes back. */
   now(): number;
   /** 0 ≤ x < 1. */

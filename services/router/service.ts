@@ -6,6 +6,7 @@
  * next and when (plan.ts), a stream hides what happens on the way (routed-stream.ts), and every attempt is accounted
  * (attempt.ts).
  */
+import type { CacheLevel } from "../../libs/caching/index.ts";
 import { AttemptFinished, WorkerLoads } from "../../libs/gen/cortex/events/v1/events.ts";
 import type {
   Completion,
@@ -15,12 +16,19 @@ import type {
   Model,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { ProviderServiceDefinition } from "../../libs/gen/cortex/provider/v1/provider.ts";
-import { RouterServiceDefinition, type RoutingOptions, Strategy } from "../../libs/gen/cortex/router/v1/router.ts";
+import {
+  type Resume,
+  RouterServiceDefinition,
+  type RoutingOptions,
+  Strategy,
+  type StreamResponse,
+} from "../../libs/gen/cortex/router/v1/router.ts";
 import { type Call, RpcError, type Service } from "../../libs/rpc/index.ts";
 import { EVENT } from "../../libs/telemetry/index.ts";
 import { Admission } from "./admission.ts";
 import type { Attempt } from "./attempt.ts";
 import { Budget } from "./budget.ts";
+import { CachedAnswers } from "./caching/answers.ts";
 import { AUTO, type Resolution, type Routes, WorkerIndex } from "./candidates.ts";
 import type { RouterDependencies, RouterState } from "./dependencies.ts";
 import { Latencies } from "./latencies.ts";
@@ -41,6 +49,8 @@ const DEPARTED_RETRY_AFTER_MS = 2_000;
 /** A router, and how to end it. */
 export interface Router {
   readonly service: Service<typeof RouterServiceDefinition>;
+  /** What it keeps in memory, for whoever asks what the cache holds. */
+  readonly cacheLevel: CacheLevel;
   /** Listens to no more events. */
   stop(): void;
 }
@@ -156,35 +166,68 @@ export function createRouter(dependencies: RouterDependencies): Router {
     return { model: request.model, traits: new ChatTraits(request, call.tenant), stream, routing, call };
   }
 
-  const service: Service<typeof RouterServiceDefinition> = {
-    async complete({ completion, routing }, call) {
-      const request = required(completion);
-      const { result, attempts } = await serveWhole(chat(request, false, routing, call), async (attempt) => {
-        const { worker, model } = attempt.candidate;
-        const asked = { worker, completion: { ...request, model }, lastResort: attempt.lastResort };
-        const response = await provider(attempt).complete(asked, attempt.call);
-        return { result: response.completion ?? missingAnswer(worker), key: response.key };
+  const answers = new CachedAnswers({
+    ...dependencies,
+    settings: dependencies.cache,
+    timeoutMs: () => dependencies.routing().timeoutMs,
+  });
+
+  /** What a name stands for now, as far as it changes answers; undefined when nobody knows it. */
+  function routeOf(model: string): string | undefined {
+    try {
+      const { resolved, route } = state.index().resolve(model);
+      return route === undefined ? resolved : `${resolved} ${route.targets.join(" ")}`;
+    } catch {
+      return undefined;
+    }
+  }
+
+  async function completed(request: CompletionRequest, routing: RoutingOptions | undefined, call: Call) {
+    const { result, attempts } = await serveWhole(chat(request, false, routing, call), async (attempt) => {
+      const { worker, model } = attempt.candidate;
+      const asked = { worker, completion: { ...request, model }, lastResort: attempt.lastResort };
+      const response = await provider(attempt).complete(asked, attempt.call);
+      return { result: response.completion ?? missingAnswer(worker), key: response.key };
+    });
+    return { completion: result satisfies Completion, attempts, cache: undefined };
+  }
+
+  function streamed(
+    request: CompletionRequest,
+    { routing, resume }: { readonly routing: RoutingOptions | undefined; readonly resume: Resume | undefined },
+    call: Call,
+  ): AsyncIterator<StreamResponse> {
+    return later(plan(chat(request, true, routing, call)), (tries) => {
+      return new RoutedStream({
+        plan: tries,
+        request,
+        resume,
+        state,
+        ask(attempt, asked) {
+          const { worker, model } = attempt.candidate;
+          const message = { worker, completion: { ...asked, model }, lastResort: attempt.lastResort };
+          return provider(attempt).stream(message, attempt.call);
+        },
       });
-      return { completion: result satisfies Completion, attempts };
+    });
+  }
+
+  const service: Service<typeof RouterServiceDefinition> = {
+    async complete({ completion, routing, cache }, call) {
+      const request = required(completion);
+      if (!dependencies.cache().enabled && cache === undefined) return completed(request, routing, call);
+      const asked = { request, route: routeOf(request.model), routing, options: cache, call };
+      return answers.complete(asked, (made) => completed(request, routing, made));
     },
 
-    stream({ completion, routing, resume }, call) {
+    stream({ completion, routing, resume, cache }, call) {
       return {
         [Symbol.asyncIterator]: () => {
           const request = required(completion);
-          return later(plan(chat(request, true, routing, call)), (tries) => {
-            return new RoutedStream({
-              plan: tries,
-              request,
-              resume,
-              state,
-              ask(attempt, asked) {
-                const { worker, model } = attempt.candidate;
-                const message = { worker, completion: { ...asked, model }, lastResort: attempt.lastResort };
-                return provider(attempt).stream(message, attempt.call);
-              },
-            });
-          });
+          const direct = resume !== undefined || (!dependencies.cache().enabled && cache === undefined);
+          if (direct) return streamed(request, { routing, resume }, call);
+          const asked = { request, route: routeOf(request.model), routing, options: cache, call };
+          return answers.stream(asked, (made, from) => streamed(request, { routing, resume: from }, made));
         },
       };
     },
@@ -206,8 +249,8 @@ export function createRouter(dependencies: RouterDependencies): Router {
       return { embedding: result satisfies EmbeddingResult, attempts };
     },
 
-    join({ key }) {
-      throw new RpcError("CACHE_MISS", `this router is not getting ${key}`);
+    join({ key, whole }, call) {
+      return { [Symbol.asyncIterator]: () => answers.join(key, whole, call) };
     },
 
     async listModels() {
@@ -238,8 +281,10 @@ export function createRouter(dependencies: RouterDependencies): Router {
 
   return {
     service,
+    cacheLevel: answers,
     stop() {
       others?.();
+      answers.stop();
       for (const unsubscribe of subscriptions) unsubscribe();
     },
   };

@@ -15,7 +15,7 @@ export const router: ServiceEntry = {
 async function start(host: Host): Promise<RunningService> {
   const { clients, log, mesh, nodeId, tracer } = host;
   const { directory, events } = mesh;
-  const { service, stop } = createRouter({
+  const { service, cacheLevel, stop } = createRouter({
     nodeId,
     clients,
     directory,
@@ -23,10 +23,12 @@ async function start(host: Host): Promise<RunningService> {
     log,
     tracer,
     routing: () => host.configuration.routing,
+    cache: () => host.configuration.cache,
     now: () => performance.now(),
     random: Math.random,
   });
   host.serve(RouterServiceDefinition, service);
+  host.addCacheLevel(cacheLevel);
   host.serve(RegistryServiceDefinition, createRegistry({ directory, nodeId }));
   return { stop: async () => stop() };
 }

@@ -91,6 +91,7 @@ export class FakeMesh {
   });
   workers: Record<string, Behaviour>;
   generation = 1;
+  cacheEnabled = false;
   stop: () => void = () => {};
   reads = 0;
   nowMs = 0;
@@ -126,11 +127,13 @@ export class FakeMesh {
     const clients = {
       at: (_definition: typeof ProviderServiceDefinition, node: string) =>
         bind(ProviderServiceDefinition, mesh.#providerOf(node), "in_process", { tracer: silentTracer, log: mesh.log }),
+      ownerOf: () => undefined,
       callsInFlight: (node: string) => mesh.callsInFlight[node] ?? 0,
     };
     const events: Pick<Events, "publish" | "subscribe"> = {
       subscribe: () => () => {},
       publish: (subject, _type, message) => {
+        if (subject === EVENT.cacheAnswered) return;
         expect(subject).toBe(EVENT.attemptFinished);
         mesh.events.push(message as AttemptFinished);
       },
@@ -148,6 +151,14 @@ export class FakeMesh {
       timeoutMs: 60_000,
       ...settings,
     };
+    const cacheSettings: Configuration["cache"] = {
+      enabled: this.cacheEnabled,
+      ttlMs: 60_000,
+      temperatureMax: 0.9,
+      tokensMax: 2_000,
+      l1: { entries: 100, bytes: 1_000_000 },
+      l2: { entries: 0, bytes: 0, timeoutMs: 50 },
+    };
     const router = createRouter({
       nodeId: HERE,
       directory: directory as unknown as Directory,
@@ -156,6 +167,7 @@ export class FakeMesh {
       tracer: silentTracer,
       log: mesh.log,
       routing: () => routing,
+      cache: () => cacheSettings,
       now: () => (mesh.timePasses ? performance.now() : ++mesh.nowMs),
       random: () => mesh.randoms.shift() ?? 0,
     });

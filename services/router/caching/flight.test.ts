@@ -140,7 +140,8 @@ describe("a flight", () => {
     await fc.assert(
       fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
         const { source, flight } = open();
-        const readers: { reader: AsyncIterator<StreamResponse>; reads: Promise<IteratorResult<StreamResponse>>[] }[] = [];
+        const readers: { reader: AsyncIterator<StreamResponse>; reads: Promise<IteratorResult<StreamResponse>>[] }[] =
+          [];
         let given = 0;
         const join = (): void => void readers.push({ reader: flight.join(told), reads: [] });
         join();

@@ -1,0 +1,495 @@
+/**
+ * Answers from the cache, and one provider's call for all who ask the same at the same time. The router asks here first; what
+ * comes from a provider is got by what the router hands in. See docs/caching.md for the rules.
+ */
+
+import type { CacheLevel } from "../../../libs/caching/index.ts";
+import type { Entry, LevelStatistics } from "../../../libs/gen/cortex/cache/v1/cache.ts";
+import { CacheAnswered, type CacheInvalidated } from "../../../libs/gen/cortex/events/v1/events.ts";
+import type { Completion, CompletionRequest, Part, Usage } from "../../../libs/gen/cortex/llm/v1/llm.ts";
+import {
+  type CacheOptions,
+  type CacheStatus,
+  type CompleteResponse,
+  type JoinResponse,
+  CacheOptions_Mode as Mode,
+  type Resume,
+  RouterServiceDefinition,
+  type RoutingOptions,
+  CacheStatus_State as State,
+  type StreamResponse,
+} from "../../../libs/gen/cortex/router/v1/router.ts";
+import type { Events } from "../../../libs/mesh/index.ts";
+import { type Call, type OwnedCall, RpcError, startCall } from "../../../libs/rpc/index.ts";
+import { ATTRIBUTE, EVENT, SPAN, type Tracer } from "../../../libs/telemetry/index.ts";
+import { Flight } from "./flight.ts";
+import { FollowedAnswer } from "./followed.ts";
+import { answerKey } from "./key.ts";
+import { type Acquired, CacheLevels, type LevelsDependencies } from "./levels.ts";
+import { compact, replay, toCompletion, toParts } from "./parts.ts";
+import { bypass, unkept } from "./rules.ts";
+
+export interface AnswersDependencies extends LevelsDependencies {
+  readonly tracer: Tracer;
+  readonly events: Events;
+  /** For a whole request, in milliseconds. */
+  timeoutMs(): number;
+}
+
+/** A chat request, as far as the cache goes. */
+export interface Asked {
+  readonly request: CompletionRequest;
+  /** What its model's name stands for now; undefined when nobody knows it, and nothing is looked up. */
+  readonly route: string | undefined;
+  readonly routing: RoutingOptions | undefined;
+  readonly options: CacheOptions | undefined;
+  readonly call: Call;
+}
+
+/** Gets an answer from a provider, from its beginning or from where it was lost. */
+type GetStream = (call: Call, resume: Resume | undefined) => AsyncIterator<StreamResponse>;
+type GetWhole = (call: Call) => Promise<CompleteResponse>;
+
+/** How often leads are renewed, so that the owner does not take this router for dead. */
+const RENEW_MS = 20_000;
+
+interface OpenFlight {
+  readonly flight: Flight;
+  readonly key: string;
+  readonly led: boolean;
+}
+
+export class CachedAnswers implements CacheLevel {
+  readonly levels: CacheLevels;
+  readonly #dependencies: AnswersDependencies;
+  /** By key, those that come whole with a mark behind. */
+  readonly #flights = new Map<string, OpenFlight>();
+  readonly #renewing: NodeJS.Timeout;
+  #shared = 0;
+
+  constructor(dependencies: AnswersDependencies) {
+    this.#dependencies = dependencies;
+    this.levels = new CacheLevels(dependencies);
+    this.#renewing = setInterval(() => this.#renew(), RENEW_MS).unref();
+  }
+
+  stop(): void {
+    clearInterval(this.#renewing);
+  }
+
+  statistics(): LevelStatistics {
+    return this.levels.statistics();
+  }
+
+  sharedCalls(): number {
+    return this.#shared;
+  }
+
+  drop(invalidated: CacheInvalidated): number {
+    return this.levels.drop(invalidated);
+  }
+
+  /** A streamed answer. */
+  stream(asked: Asked, get: GetStream): AsyncIterator<StreamResponse> {
+    const why = this.#whyNot(asked);
+    if (why === undefined) return new Deferred(() => this.#stream(asked, get));
+    refuseIfOnlyCached(asked, why);
+    const source = get(asked.call, undefined);
+    return why === "disabled" ? source : this.#told(source, status(State.BYPASS, why), asked);
+  }
+
+  /** A whole answer. */
+  async complete(asked: Asked, get: GetWhole): Promise<CompleteResponse> {
+    const why = this.#whyNot(asked);
+    if (why === undefined) return this.#complete(asked, get);
+    refuseIfOnlyCached(asked, why);
+    const answer = await get(asked.call);
+    return why === "disabled" ? answer : { ...answer, cache: this.#trace(status(State.BYPASS, why), asked.call) };
+  }
+
+  /** What another router asks for: an answer that this one is getting. */
+  join(key: string, whole: boolean, call: Call): AsyncIterator<JoinResponse> {
+    const flight = this.#joinable(key, whole, call.tenant);
+    if (flight === undefined) throw new RpcError("CACHE_MISS", "this router is not getting that answer");
+    return flight.join(status(State.SHARED, "", key));
+  }
+
+  #whyNot({ request, route, routing, options }: Asked): string | undefined {
+    if (route === undefined) return "disabled";
+    const why = bypass(request, options, this.#dependencies.settings());
+    // Who wants no continuation must not share the stream of one who does.
+    return why ?? (routing?.continuation === false ? "continuation" : undefined);
+  }
+
+  async #stream(asked: Asked, get: GetStream): Promise<AsyncIterator<StreamResponse>> {
+    const { request, call, options } = asked;
+    const key = answerKey(request, call.tenant, asked.route!);
+    const make = (made: Call, resume?: Resume): AsyncIterator<StreamResponse> => get(made, resume);
+    if (options?.mode === Mode.REFRESH) return this.#lead(key, asked, make, "refresh");
+    const found = await this.#find(key, asked, false);
+    // Somebody in this router may have been faster; between this and opening one nothing else happens.
+    const flight = found.kind === "entry" ? undefined : this.#joinable(key, false, call.tenant);
+    if (flight !== undefined) return this.#share(flight, key, asked);
+    switch (found.kind) {
+      case "entry":
+        return this.#hit(found.entry, found.level, key, asked);
+      case "follow": {
+        const followed = this.#follow(key, asked, found.node, make);
+        return this.#share(this.#open(key, asked, followed, { whole: false, led: false }), key, asked);
+      }
+      default: {
+        const source = (made: Call): AsyncIterator<StreamResponse> => make(made);
+        const opened = this.#open(key, asked, source, { whole: false, led: found.kind === "lead" });
+        return opened.join(this.#trace(status(State.MISS, "", key), call));
+      }
+    }
+  }
+
+  async #complete(asked: Asked, get: GetWhole): Promise<CompleteResponse> {
+    const { request, call, options } = asked;
+    const key = answerKey(request, call.tenant, asked.route!);
+    const source = (made: Call): AsyncIterator<StreamResponse> => new OneChunk(() => get(made));
+    if (options?.mode === Mode.REFRESH) {
+      const flight = this.#open(key, asked, source, { whole: true, led: false, registered: false });
+      return collect(flight.join(this.#trace(status(State.MISS, "refresh", key), call)));
+    }
+    const found = await this.#find(key, asked, true);
+    const flight = found.kind === "entry" ? undefined : this.#joinable(key, true, call.tenant);
+    if (flight !== undefined) return collect(this.#share(flight, key, asked));
+    switch (found.kind) {
+      case "entry": {
+        const { parts, told } = this.#fromEntry(found.entry, found.level, key, asked);
+        return { completion: toCompletion(parts), attempts: 0, cache: told };
+      }
+      case "follow": {
+        const followed = this.#follow(key, asked, found.node, (made) => source(made), true);
+        return collect(this.#share(this.#open(key, asked, followed, { whole: true, led: false }), key, asked));
+      }
+      default: {
+        const opened = this.#open(key, asked, source, { whole: true, led: found.kind === "lead" });
+        return collect(opened.join(this.#trace(status(State.MISS, "", key), call)));
+      }
+    }
+  }
+
+  /** Where the answer is, or is to come from, unless somebody in this router is getting it. */
+  async #find(key: string, { options, call }: Asked, whole: boolean): Promise<Acquired> {
+    const maxAgeMs = options?.maxAgeS === undefined ? Number.POSITIVE_INFINITY : options.maxAgeS * 1_000;
+    const entry = this.levels.look(key, maxAgeMs);
+    if (entry !== undefined) return { kind: "entry", entry, level: "l1" };
+    const lookOnly = options?.mode === Mode.ONLY_IF_CACHED;
+    if (!lookOnly && this.#joinable(key, whole, call.tenant) !== undefined) return { kind: "alone" };
+    const acquired = await this.levels.acquire(key, { whole, lookOnly, maxAgeMs }, call);
+    if (acquired.kind === "entry") return acquired;
+    if (lookOnly) throw new RpcError("CACHE_MISS", "the answer is not in the cache");
+    return acquired.kind === "follow" && acquired.node === this.#dependencies.nodeId ? { kind: "alone" } : acquired;
+  }
+
+  #joinable(key: string, whole: boolean, tenant: string): Flight | undefined {
+    const streamed = this.#flights.get(key);
+    const known = streamed ?? (whole ? this.#flights.get(`${key}${WHOLE}`) : undefined);
+    return known?.flight.open === true && known.flight.tenant === tenant ? known.flight : undefined;
+  }
+
+  #lead(
+    key: string,
+    asked: Asked,
+    make: (call: Call) => AsyncIterator<StreamResponse>,
+    detail: string,
+  ): AsyncIterator<StreamResponse> {
+    const flight = this.#open(key, asked, make, { whole: false, led: false, registered: false });
+    return flight.join(this.#trace(status(State.MISS, detail, key), asked.call));
+  }
+
+  /** The answer that another router is getting; gone on with here when that router is lost. */
+  #follow(
+    key: string,
+    { request, call }: Asked,
+    node: string,
+    make: (call: Call, resume: Resume | undefined) => AsyncIterator<StreamResponse>,
+    whole = false,
+  ): (call: Call) => AsyncIterator<StreamResponse> {
+    return (made) => {
+      const joined = this.#dependencies.clients.at(RouterServiceDefinition, node).join({ key, whole }, made);
+      const iterator = new Deferred(async () => joined[Symbol.asyncIterator]());
+      return new FollowedAnswer(request, iterator, (resume) => make(withTraceOf(made, call), resume));
+    };
+  }
+
+  /** Opens a flight that goes on until everybody has left, whoever asked first. */
+  #open(
+    key: string,
+    { call, options }: Asked,
+    make: (call: Call) => AsyncIterator<StreamResponse>,
+    how: { readonly whole: boolean; readonly led: boolean; readonly registered?: boolean },
+  ): Flight {
+    const { tenant, requestId, trace, admin } = call;
+    const deadlineAtMs = Date.now() + this.#dependencies.timeoutMs();
+    const own: OwnedCall = startCall({ tenant, requestId, trace, admin, deadlineAtMs });
+    const place = how.whole ? `${key}${WHOLE}` : key;
+    let source: AsyncIterator<StreamResponse>;
+    try {
+      source = make(own);
+    } catch (thrown) {
+      own.finish();
+      if (how.led) this.levels.release(key);
+      throw thrown;
+    }
+    const flight = new Flight({
+      tenant,
+      whole: how.whole,
+      source,
+      ended: (end) => {
+        if (this.#flights.get(place)?.flight === flight) this.#flights.delete(place);
+        const parts = end.kind === "whole" ? end.parts : undefined;
+        this.#keep(key, parts, how.led, options, call);
+        if (parts === undefined) own.cancel();
+        own.finish();
+      },
+    });
+    if (how.registered !== false) this.#flights.set(place, { flight, key, led: how.led });
+    return flight;
+  }
+
+  /** Stores what a flight has brought, if it may be kept. */
+  #keep(
+    key: string,
+    parts: readonly Part[] | undefined,
+    led: boolean,
+    options: CacheOptions | undefined,
+    call: Call,
+  ): void {
+    const settings = this.#dependencies.settings();
+    const why = parts === undefined ? "broken" : unkept(parts, settings);
+    if (parts === undefined || why !== undefined) {
+      if (led) this.levels.release(key);
+      this.#span(`not kept: ${why}`, call);
+      return;
+    }
+    const nowMs = Date.now();
+    const ttlMs = options?.ttlS === undefined ? settings.ttlMs : options.ttlS * 1_000;
+    const answer = { parts: compact(parts) };
+    const entry: Entry = {
+      content: { $case: "answer", value: answer },
+      createdAtMs: nowMs,
+      expiresAtMs: nowMs + ttlMs,
+    };
+    this.levels.store(key, entry, led);
+    this.#span("kept", call);
+  }
+
+  #share(flight: Flight, key: string, asked: Asked): AsyncIterator<StreamResponse> {
+    this.#shared++;
+    const told = this.#trace(status(State.SHARED, "", key), asked.call);
+    return new Shared(flight.join(told), (usage, durationMs) => this.#publish("shared", usage, durationMs, asked));
+  }
+
+  #hit(entry: Entry, level: string, key: string, asked: Asked): AsyncIterator<StreamResponse> {
+    const { parts, told } = this.#fromEntry(entry, level, key, asked);
+    return replay(parts, { tokensPerSecond: asked.options?.tokensPerSecond, cache: told, call: asked.call });
+  }
+
+  #fromEntry(
+    entry: Entry,
+    level: string,
+    key: string,
+    asked: Asked,
+  ): { readonly parts: readonly Part[]; readonly told: CacheStatus } {
+    const parts = entry.content?.$case === "answer" ? entry.content.value.parts : [];
+    const ageS = Math.max(0, Date.now() - entry.createdAtMs) / 1_000;
+    const told = this.#trace({ ...status(State.HIT, level, key), ageS }, asked.call);
+    this.#publish(level, usageOf(parts), 0, asked);
+    return { parts, told };
+  }
+
+  #publish(level: string, usage: Usage | undefined, durationMs: number, { request, call }: Asked): void {
+    const { events, nodeId } = this.#dependencies;
+    const { requestId, tenant } = call;
+    const event: CacheAnswered = {
+      requestId,
+      tenant,
+      requestedModel: request.model,
+      level,
+      routerNode: nodeId,
+      stream: true,
+      usage,
+      durationMs,
+    };
+    events.publish(EVENT.cacheAnswered, CacheAnswered, event, call.trace);
+  }
+
+  /** A stream that tells in its first chunk why the cache was not asked. */
+  #told(source: AsyncIterator<StreamResponse>, told: CacheStatus, { call }: Asked): AsyncIterator<StreamResponse> {
+    this.#trace(told, call);
+    return new FirstChunk(source, told);
+  }
+
+  #trace(told: CacheStatus, call: Call): CacheStatus {
+    this.#span(`${STATE_NAMES[told.state]}${told.detail === "" ? "" : ` ${told.detail}`}`, call);
+    return told;
+  }
+
+  #span(what: string, call: Call): void {
+    this.#dependencies.tracer.startSpan(SPAN.cache, call.trace, "internal", { [ATTRIBUTE.cache]: what }).end();
+  }
+
+  /** Tells the owners of the keys that this router is still at it. */
+  #renew(): void {
+    for (const { flight, key, led } of this.#flights.values()) {
+      if (led) this.levels.renew(key, flight.whole);
+    }
+  }
+}
+
+/** Behind the key of an answer that comes whole. */
+const WHOLE = "/whole";
+
+const STATE_NAMES: Record<State, string> = {
+  [State.UNSPECIFIED]: "unspecified",
+  [State.HIT]: "hit",
+  [State.MISS]: "miss",
+  [State.SHARED]: "shared",
+  [State.BYPASS]: "bypass",
+};
+
+function refuseIfOnlyCached({ options }: Asked, why: string): void {
+  if (options?.mode !== Mode.ONLY_IF_CACHED) return;
+  throw new RpcError(
+    "CACHE_MISS",
+    `only an answer from the cache was wanted, which has none for this request (${why})`,
+  );
+}
+
+function status(state: State, detail: string, key = ""): CacheStatus {
+  return { state, detail, ageS: 0, key };
+}
+
+function usageOf(parts: readonly Part[]): Usage | undefined {
+  let usage: Usage | undefined;
+  for (const { part } of parts) if (part?.$case === "usage") usage = part.value;
+  return usage;
+}
+
+function withTraceOf(call: Call, other: Call): Call {
+  return { ...call, trace: other.trace };
+}
+
+/** All of a stream, as one answer. */
+async function collect(stream: AsyncIterator<StreamResponse>): Promise<CompleteResponse> {
+  const parts: Part[] = [];
+  let attempts = 0;
+  let cache: CacheStatus | undefined;
+  try {
+    for (let result = await stream.next(); result.done !== true; result = await stream.next()) {
+      parts.push(...result.value.parts);
+      attempts += result.value.attempts;
+      cache ??= result.value.cache;
+    }
+  } finally {
+    await stream.return?.();
+  }
+  const completion: Completion = toCompletion(parts);
+  return { completion, attempts, cache };
+}
+
+/** A stream whose maker takes a moment. */
+class Deferred<T> implements AsyncIterator<T> {
+  readonly #make: () => Promise<AsyncIterator<T>>;
+  #making: Promise<AsyncIterator<T>> | undefined;
+  #made: AsyncIterator<T> | undefined;
+  #left = false;
+
+  constructor(make: () => Promise<AsyncIterator<T>>) {
+    this.#make = make;
+  }
+
+  next(): Promise<IteratorResult<T>> {
+    return this.#made === undefined ? this.#first() : this.#made.next();
+  }
+
+  async #first(): Promise<IteratorResult<T>> {
+    this.#making ??= this.#make();
+    const made = await this.#making;
+    this.#made = made;
+    if (this.#left) {
+      await made.return?.();
+      return { done: true, value: undefined };
+    }
+    return made.next();
+  }
+
+  async return(): Promise<IteratorResult<T>> {
+    this.#left = true;
+    this.#making?.catch(() => {});
+    await this.#made?.return?.();
+    return { done: true, value: undefined };
+  }
+}
+
+/** A whole answer as a stream of one chunk. */
+class OneChunk implements AsyncIterator<StreamResponse> {
+  #get: (() => Promise<CompleteResponse>) | undefined;
+
+  constructor(get: () => Promise<CompleteResponse>) {
+    this.#get = get;
+  }
+
+  async next(): Promise<IteratorResult<StreamResponse>> {
+    const get = this.#get;
+    this.#get = undefined;
+    if (get === undefined) return { done: true, value: undefined };
+    const { completion, attempts } = await get();
+    return {
+      done: false,
+      value: { parts: completion === undefined ? [] : toParts(completion), attempts, cache: undefined },
+    };
+  }
+}
+
+/** A stream with a word about the cache in its first chunk. */
+class FirstChunk implements AsyncIterator<StreamResponse> {
+  readonly #inner: AsyncIterator<StreamResponse>;
+  #told: CacheStatus | undefined;
+
+  constructor(inner: AsyncIterator<StreamResponse>, told: CacheStatus) {
+    this.#inner = inner;
+    this.#told = told;
+  }
+
+  next(): Promise<IteratorResult<StreamResponse>> {
+    const told = this.#told;
+    if (told === undefined) return this.#inner.next();
+    this.#told = undefined;
+    return this.#inner
+      .next()
+      .then((result) => (result.done === true ? result : { done: false, value: { ...result.value, cache: told } }));
+  }
+
+  return(): Promise<IteratorResult<StreamResponse>> {
+    return this.#inner.return?.() ?? Promise.resolve({ done: true, value: undefined });
+  }
+}
+
+/** A reader of somebody else's answer, whose end is told. */
+class Shared implements AsyncIterator<StreamResponse> {
+  readonly #inner: AsyncIterator<StreamResponse>;
+  readonly #served: (usage: Usage | undefined, durationMs: number) => void;
+  readonly #startedAtMs = performance.now();
+  #usage: Usage | undefined;
+
+  constructor(inner: AsyncIterator<StreamResponse>, served: (usage: Usage | undefined, durationMs: number) => void) {
+    this.#inner = inner;
+    this.#served = served;
+  }
+
+  async next(): Promise<IteratorResult<StreamResponse>> {
+    const result = await this.#inner.next();
+    if (result.done === true) this.#served(this.#usage, performance.now() - this.#startedAtMs);
+    else this.#usage = usageOf(result.value.parts) ?? this.#usage;
+    return result;
+  }
+
+  return(): Promise<IteratorResult<StreamResponse>> {
+    return this.#inner.return?.() ?? Promise.resolve({ done: true, value: undefined });
+  }
+}

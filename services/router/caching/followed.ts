@@ -1,0 +1,71 @@
+/** An answer that another router is getting. When that router is lost, the answer is gone on with here. */
+import { AnswerSoFar } from "../../../libs/continuation/index.ts";
+import type { CompletionRequest, Part } from "../../../libs/gen/cortex/llm/v1/llm.ts";
+import type { JoinResponse, Resume, StreamResponse } from "../../../libs/gen/cortex/router/v1/router.ts";
+import { type Reason, RpcError } from "../../../libs/rpc/index.ts";
+
+/** The other router is not there, or is not getting the answer any more: nothing is said about the answer itself. */
+const LOST: ReadonlySet<Reason> = new Set(["NODE_UNREACHABLE", "NODE_DRAINING", "CACHE_MISS", "UNIMPLEMENTED"]);
+
+export class FollowedAnswer implements AsyncIterator<StreamResponse> {
+  readonly #seen: AnswerSoFar;
+  readonly #goOn: (resume: Resume | undefined) => AsyncIterator<StreamResponse>;
+  #inner: AsyncIterator<JoinResponse | StreamResponse>;
+  #following = true;
+  #begun = false;
+  #worker = "";
+  #attempts = 0;
+
+  /** `goOn` gets the answer here: from its beginning, or from where it was lost. */
+  constructor(
+    request: CompletionRequest,
+    followed: AsyncIterator<JoinResponse>,
+    goOn: (resume: Resume | undefined) => AsyncIterator<StreamResponse>,
+  ) {
+    this.#seen = new AnswerSoFar(request);
+    this.#inner = followed;
+    this.#goOn = goOn;
+  }
+
+  async next(): Promise<IteratorResult<StreamResponse>> {
+    try {
+      const result = await this.#inner.next();
+      if (result.done === true) return { done: true, value: undefined };
+      if (this.#following) this.#note(result.value);
+      return { done: false, value: result.value };
+    } catch (thrown) {
+      const error = RpcError.from(thrown);
+      if (!this.#following || !LOST.has(error.reason)) throw error;
+      return this.#alone(error);
+    }
+  }
+
+  async return(): Promise<IteratorResult<StreamResponse>> {
+    await this.#inner.return?.();
+    return { done: true, value: undefined };
+  }
+
+  #note({ parts, attempts }: JoinResponse | StreamResponse): void {
+    this.#begun = true;
+    if (attempts > 0) this.#attempts = attempts;
+    this.#seen.add(parts);
+    for (const { part } of parts as readonly Part[]) {
+      if (part?.$case === "served" || part?.$case === "continued") this.#worker = part.value.worker;
+    }
+  }
+
+  #alone(error: RpcError): Promise<IteratorResult<StreamResponse>> {
+    this.#following = false;
+    if (!this.#begun) this.#inner = this.#goOn(undefined);
+    else if (this.#seen.finished) return Promise.resolve({ done: true, value: undefined });
+    else {
+      const obstacle = this.#seen.obstacle();
+      if (obstacle !== undefined) {
+        const message = `the router that was getting the answer was lost, and it could not be gone on with: ${obstacle}`;
+        throw new RpcError("STREAM_INTERRUPTED", message, { cause: error });
+      }
+      this.#inner = this.#goOn({ text: this.#seen.text, worker: this.#worker, attempts: this.#attempts });
+    }
+    return this.next();
+  }
+}
