@@ -1,4 +1,4 @@
-/** A whole completion as the parts of a stream, for providers that answer a stream request with one. */
+/** A whole completion as the parts of a stream: some providers answer a stream request with one, and the cache replays one. */
 import type { Choice, Completion, Part, TextDelta } from "../gen/cortex/llm/v1/llm.ts";
 import { failure } from "./failures.ts";
 
@@ -43,5 +43,7 @@ function choiceParts(choice: Choice, parts: Part[]): void {
         );
     }
   }
+  // A tool call has tokens as well.
+  if (logprobs.length > 0) parts.push({ part: { $case: "text", value: { ...delta(""), logprobs } } });
   parts.push({ part: { $case: "finish", value: { choice: choice.index, reason: choice.finishReason } } });
 }

@@ -4,6 +4,7 @@
  */
 export { ActiveRequests } from "./active-requests.ts";
 export { begunAnswer, Repetition } from "./begun-answer.ts";
+export { completionParts } from "./completion-parts.ts";
 export type {
   AttemptContext,
   Dialect,
