@@ -33,14 +33,7 @@ const jsonValues = fc.letrec<{ value: unknown }>((tie) => ({
     { depthSize: "small", withCrossShrink: true },
     fc.oneof(fc.string(), fc.integer(), fc.boolean(), fc.constant(null)),
     fc.array(tie("value"), { maxLength: 3 }),
-    fc.dictionary(
-      fc.oneof(
-        fc.string().filter((name) => name !== "properties"),
-        fc.constant("__proto__"),
-      ),
-      tie("value"),
-      { maxKeys: 4, noNullPrototype: true },
-    ),
+    fc.dictionary(fc.oneof(fc.string(), fc.constant("__proto__")), tie("value"), { maxKeys: 4, noNullPrototype: true }),
   ),
 })).value;
 
@@ -120,7 +113,6 @@ describe("the key of an answer", () => {
     ["a fraction beyond a double", '{"a":0.12345678901234567}', '{"a":0.12345678901234568}'],
     ["a key twice that an exponent would make up for", '{"a":1,"a":1e8}', '{"a":100000000}'],
     ["a number that is infinite", '{"a":1e400}', '{"a":null}'],
-    ["the order of properties", '{"properties":{"a":{},"b":{}}}', '{"properties":{"b":{},"a":{}}}'],
     ["the order of a list", '["a","b"]', '["b","a"]'],
     ["a number that is a text", "1", '"1"'],
     ["a text that is no JSON", "{a:1}", "{a: 1}"],
@@ -135,7 +127,7 @@ describe("the key of an answer", () => {
   it("is the same for JSON of which only the form differs, within properties too", () => {
     const one = '{"type":"object","properties":{"a":{"type":"string","description":"x"},"b":{}},"required":["a"]}';
     const other =
-      ' {"required" : ["a"], "properties": {"a":{"description":"x","type":"string"},"b":{}},"type":"object"}';
+      ' {"required" : ["a"], "properties": {"b":{},"a":{"description":"x","type":"string"}},"type":"object"}';
     for (const place of PLACES) expect(key(place(one))).toBe(key(place(other)));
   });
 

@@ -84,8 +84,8 @@ const known = new Map<string, string>();
  * JSON text without white space and with the keys of its objects in order; any other text as it is. So is JSON of which that
  * would lose something that a provider might see: a key that is there twice, a number that is no exact double.
  *
- * The order under "properties" is kept: models write the properties of their answers in the order of the schema, and what
- * they say first they have to think of first (https://platform.openai.com/docs/guides/structured-outputs).
+ * The order of a schema's properties is none of its meaning either, although models write them in that order: whoever asks
+ * for the same object may get it as it was written for another order.
  */
 function canonicalJson(text: string): string {
   if (text.length < 2) return text;
@@ -108,7 +108,7 @@ function toCanonical(text: string): string {
   try {
     // What looks like one is most often in a string.
     if (INEXACT_NUMBER.test(text) && INEXACT_NUMBER.test(text.replace(STRING, ""))) return text;
-    const canonical = write(JSON.parse(text), false);
+    const canonical = write(JSON.parse(text));
     if (canonical.length === text.length) return canonical;
     // No token is written longer than it was, so when nothing but space has gone, nothing has been lost.
     return canonical.length === text.replace(STRING_OR_SPACE, "$1").length ? canonical : text;
@@ -118,13 +118,12 @@ function toCanonical(text: string): string {
   }
 }
 
-function write(value: unknown, inOrder: boolean): string {
+function write(value: unknown): string {
   if (typeof value !== "object" || value === null) return JSON.stringify(value);
-  if (Array.isArray(value)) return `[${value.map((item) => write(item, false)).join(",")}]`;
-  const names = Object.keys(value);
-  if (!inOrder) names.sort();
+  if (Array.isArray(value)) return `[${value.map(write).join(",")}]`;
+  const names = Object.keys(value).sort();
   const members = names.map((name) => {
-    const member = write((value as Record<string, unknown>)[name], name === "properties");
+    const member = write((value as Record<string, unknown>)[name]);
     return `${JSON.stringify(name)}:${member}`;
   });
   return `{${members.join(",")}}`;
