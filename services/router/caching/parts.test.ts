@@ -100,7 +100,7 @@ const anyParts: fc.Arbitrary<Part[]> = fc
       fc.record({ $case: fc.constantFrom("text", "reasoning", "refusal", "reasoningSignature"), value: delta }),
       fc.record({
         $case: fc.constant("toolCall"),
-        value: fc.record({ choice, index: choice, argumentsJson: fc.string({ maxLength: 3 }) }),
+        value: fc.record({ choice, index: choice, argumentsJson: fc.lorem({ maxCount: 4 }) }),
       }),
       fc.record({ $case: fc.constant("warning"), value: fc.record({ code: fc.constantFrom("A", "B") }) }),
       fc.record({ $case: fc.constant("usage"), value: fc.record({ outputTokens: fc.nat() }) }),
