@@ -10,6 +10,7 @@ import { adapterGroq } from "./adapter-groq/start.ts";
 import { adapterOllama } from "./adapter-ollama/start.ts";
 import { adapterOpenAi } from "./adapter-openai/start.ts";
 import { adapterSim } from "./adapter-sim/start.ts";
+import { cache } from "./cache/start.ts";
 import { gateway } from "./gateway/start.ts";
 import { health } from "./health/start.ts";
 import { router } from "./router/start.ts";
@@ -17,6 +18,7 @@ import { router } from "./router/start.ts";
 const SERVICES = [
   gateway,
   router,
+  cache,
   health,
   adapterOllama,
   adapterOpenAi,

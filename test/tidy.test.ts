@@ -53,7 +53,7 @@ const OWNERS: readonly [RegExp, string][] = [
   [/^@nats-io\//, "libs/mesh"],
   [/^@opentelemetry\/|^pino/, "libs/telemetry"],
   [/^opossum|^undici|^eventsource-parser/, "libs/adapter"],
-  [/^keyv/, "services/cache"],
+  [/^keyv|^@keyv\//, "services/cache"],
   [/^yaml$/, "libs/host"],
   [/^commander$|^cli-table3$/, "libs/cli"],
 ];

@@ -26,8 +26,8 @@ export interface Host {
   readonly workers: ProviderService;
   readonly tracer: Tracer;
   readonly log: Logger;
-  /** Adds a level of the cache: the node's CacheService tells of it, and empties it. */
-  addCacheLevel(level: CacheLevel): void;
+  /** Adds a level of the cache: the node's CacheService tells of it, and empties it. Returns how to take it away. */
+  addCacheLevel(level: CacheLevel): () => void;
   /** Makes a service reachable: in this node, from other nodes, and for any gRPC client. */
   serve<D extends ServiceDefinition>(definition: D, implementation: Service<D>): void;
   /**

@@ -249,7 +249,11 @@ function createHost(life: ServiceLife, node: NodeParts): Host {
       life.finally(stop);
       return stop;
     },
-    addCacheLevel: (level) => life.finally(cache.addLevel(level)),
+    addCacheLevel(level) {
+      const remove = cache.addLevel(level);
+      life.finally(remove);
+      return remove;
+    },
     serve(definition, implementation) {
       life.finally(serving.open(definition, implementation, within));
     },

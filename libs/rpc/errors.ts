@@ -128,6 +128,13 @@ export const CATALOGUE = {
     meaning: "The answer is not in the cache, and only an answer from there was wanted.",
     remedy: "Ask without only-if-cached.",
   },
+  CACHE_STORE_UNREACHABLE: {
+    code: status.UNAVAILABLE,
+    class: "infrastructure",
+    breaker: false,
+    meaning: "The store behind the cache can't be reached, so it may keep what was to be taken out.",
+    remedy: "Ask again when it is back; operators: cache.l3.",
+  },
   OVERLOADED: {
     code: status.UNAVAILABLE,
     class: "provider",

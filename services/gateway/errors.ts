@@ -25,6 +25,7 @@ export const HTTP_FACES: Record<Reason, HttpFace> = {
   CONTENT_FILTERED: { status: 400, type: "invalid_request_error", code: "content_filter" },
   UNSUPPORTED_PARAMETER: { status: 400, type: "invalid_request_error", code: "unsupported_parameter" },
   NO_WORKERS_AVAILABLE: { status: 503, type: "server_error" },
+  CACHE_STORE_UNREACHABLE: { status: 503, type: "server_error" },
   CACHE_MISS: { status: 504, type: "invalid_request_error" },
   OVERLOADED: { status: 503, type: "server_error", code: "server_is_overloaded" },
   STREAM_INTERRUPTED: { status: 502, type: "server_error" },
