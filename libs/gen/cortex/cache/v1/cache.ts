@@ -3,7 +3,7 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
-import { Embedding, Part, Served } from "../../llm/v1/llm.ts";
+import { Embedding, Part, Served, Warning } from "../../llm/v1/llm.ts";
 
 export const protobufPackage = "cortex.cache.v1";
 
@@ -33,7 +33,11 @@ export interface Vector {
     | Served
     | undefined;
   /** What the provider counted for this input, as far as that is known. */
-  readonly inputTokens?: number | undefined;
+  readonly inputTokens?:
+    | number
+    | undefined;
+  /** What the provider's answer warned of; nothing that was lost. */
+  readonly warnings: readonly Warning[];
 }
 
 /** The key to look up. Keys are "<tenant>.<model>.<request>", each a part of a SHA-256. */
@@ -319,7 +323,7 @@ export const Answer: MessageFns<Answer> = {
 };
 
 function createBaseVector(): Vector {
-  return { embedding: undefined, served: undefined, inputTokens: undefined };
+  return { embedding: undefined, served: undefined, inputTokens: undefined, warnings: [] };
 }
 
 export const Vector: MessageFns<Vector> = {
@@ -332,6 +336,9 @@ export const Vector: MessageFns<Vector> = {
     }
     if (message.inputTokens !== undefined) {
       writer.uint32(24).uint32(message.inputTokens);
+    }
+    for (const v of message.warnings) {
+      Warning.encode(v!, writer.uint32(34).fork()).join();
     }
     return writer;
   },
@@ -373,6 +380,14 @@ export const Vector: MessageFns<Vector> = {
             message.inputTokens = reader.uint32();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.warnings.push(Warning.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -397,6 +412,7 @@ export const Vector: MessageFns<Vector> = {
       ? Served.fromPartial(object.served)
       : undefined;
     message.inputTokens = object.inputTokens ?? undefined;
+    message.warnings = object.warnings?.map((e) => Warning.fromPartial(e)) || [];
     return message;
   },
 };
