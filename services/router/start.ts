@@ -1,14 +1,15 @@
 /** The router, and the registry that tells and changes which workers it routes to. */
+import { CacheServiceDefinition } from "../../libs/gen/cortex/cache/v1/cache.ts";
 import { RegistryServiceDefinition } from "../../libs/gen/cortex/registry/v1/registry.ts";
 import { RouterServiceDefinition } from "../../libs/gen/cortex/router/v1/router.ts";
 import type { Host, RunningService, ServiceEntry } from "../../libs/host/index.ts";
 import { createRegistry } from "./registry.ts";
 import { createRouter } from "./service.ts";
 
-/** Answers the RouterService and the RegistryService. */
+/** Answers the RouterService and the RegistryService; the CacheService is its node's, for the first level that it has. */
 export const router: ServiceEntry = {
   name: "router",
-  interfaces: [RouterServiceDefinition, RegistryServiceDefinition],
+  interfaces: [RouterServiceDefinition, RegistryServiceDefinition, CacheServiceDefinition],
   start,
 };
 
