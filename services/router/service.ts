@@ -192,6 +192,18 @@ export function createRouter(dependencies: RouterDependencies): Router {
     return { completion: result satisfies Completion, attempts, cache: undefined };
   }
 
+  async function embedded(request: EmbeddingRequest, routing: RoutingOptions | undefined, call: Call) {
+    const traits = embeddingTraits(request.inputs, call.tenant);
+    const wanted = { model: request.model, traits, stream: false, routing, call };
+    const { result, attempts } = await serveWhole(wanted, async (attempt) => {
+      const { worker, model } = attempt.candidate;
+      const asked = { worker, embedding: { ...request, model }, lastResort: attempt.lastResort };
+      const response = await provider(attempt).embed(asked, attempt.call);
+      return { result: response.embedding ?? missingAnswer(worker), key: response.key };
+    });
+    return { embedding: result satisfies EmbeddingResult, attempts, cache: undefined };
+  }
+
   function streamed(
     request: CompletionRequest,
     { routing, resume }: { readonly routing: RoutingOptions | undefined; readonly resume: Resume | undefined },
@@ -232,21 +244,15 @@ export function createRouter(dependencies: RouterDependencies): Router {
       };
     },
 
-    async embed({ embedding, routing }, call) {
+    async embed({ embedding, routing, cache }, call) {
       if (embedding === undefined) {
         throw new RpcError("INVALID_REQUEST", "embedding is missing", { field: "embedding" });
       }
       const request: EmbeddingRequest = embedding;
       if (request.inputs.length === 0) throw new RpcError("INVALID_REQUEST", "input is empty", { field: "input" });
-      const traits = embeddingTraits(request.inputs, call.tenant);
-      const wanted = { model: request.model, traits, stream: false, routing, call };
-      const { result, attempts } = await serveWhole(wanted, async (attempt) => {
-        const { worker, model } = attempt.candidate;
-        const asked = { worker, embedding: { ...request, model }, lastResort: attempt.lastResort };
-        const response = await provider(attempt).embed(asked, attempt.call);
-        return { result: response.embedding ?? missingAnswer(worker), key: response.key };
-      });
-      return { embedding: result satisfies EmbeddingResult, attempts };
+      const route = dependencies.cache().enabled || cache !== undefined ? routeOf(request.model) : undefined;
+      if (route === undefined) return embedded(request, routing, call);
+      return answers.embed({ request, route, options: cache, call }, (wanted) => embedded(wanted, routing, call));
     },
 
     join({ key, whole }, call) {

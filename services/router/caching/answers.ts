@@ -4,13 +4,21 @@
  */
 
 import type { CacheLevel } from "../../../libs/caching/index.ts";
+import { keyPart } from "../../../libs/caching/index.ts";
 import type { Entry, LevelStatistics } from "../../../libs/gen/cortex/cache/v1/cache.ts";
 import { CacheAnswered, type CacheInvalidated } from "../../../libs/gen/cortex/events/v1/events.ts";
-import type { Completion, CompletionRequest, Part, Usage } from "../../../libs/gen/cortex/llm/v1/llm.ts";
+import type {
+  Completion,
+  CompletionRequest,
+  EmbeddingRequest,
+  Part,
+  Usage,
+} from "../../../libs/gen/cortex/llm/v1/llm.ts";
 import {
   type CacheOptions,
   type CacheStatus,
   type CompleteResponse,
+  type EmbedResponse,
   type JoinResponse,
   CacheOptions_Mode as Mode,
   type Resume,
@@ -28,6 +36,7 @@ import { answerKey } from "./key.ts";
 import { type Acquired, CacheLevels, type LevelsDependencies } from "./levels.ts";
 import { compact, replay, toCompletion, toParts } from "./parts.ts";
 import { bypass, unkept } from "./rules.ts";
+import { embedCached, type VectorsAsked } from "./vectors.ts";
 
 export interface AnswersDependencies extends LevelsDependencies {
   readonly tracer: Tracer;
@@ -107,11 +116,23 @@ export class CachedAnswers implements CacheLevel {
     return why === "disabled" ? answer : { ...answer, cache: this.#trace(status(State.BYPASS, why), asked.call) };
   }
 
+  /** Vectors, input by input. */
+  async embed(asked: VectorsAsked, get: (request: EmbeddingRequest) => Promise<EmbedResponse>): Promise<EmbedResponse> {
+    const cache = { store: this.levels, settings: this.#dependencies.settings() };
+    const answer = await embedCached(asked, cache, get);
+    if (answer.cache !== undefined) this.#trace(answer.cache, asked.call);
+    return answer;
+  }
+
   /** What another router asks for: an answer that this one is getting. */
   join(key: string, whole: boolean, call: Call): AsyncIterator<JoinResponse> {
+    const told = status(State.SHARED, "", key);
     const flight = this.#joinable(key, whole, call.tenant);
-    if (flight === undefined) throw new RpcError("CACHE_MISS", "this router is not getting that answer");
-    return flight.join(status(State.SHARED, "", key));
+    if (flight !== undefined) return flight.join(told);
+    // It may have ended while the other router was on its way here, and the owner not have heard of it yet.
+    const entry = key.startsWith(`${keyPart(call.tenant)}.`) ? this.levels.look(key) : undefined;
+    if (entry?.content?.$case === "answer") return replay(entry.content.value.parts, { cache: told, call });
+    throw new RpcError("CACHE_MISS", "this router is not getting that answer");
   }
 
   #whyNot({ request, route, routing, options }: Asked): string | undefined {
