@@ -269,6 +269,9 @@ describe("another router", () => {
     expect((await failureOf(join("no.such.key", callOf()))).reason).toBe("CACHE_MISS");
     held.release();
     expect(await joined).toBe("one two");
+    // It has just ended, and who was on its way to it is not sent away.
+    expect(await join(key, callOf())).toBe("one two");
+    expect((await failureOf(join(key, callOf("team-b")))).reason).toBe("CACHE_MISS");
     await iterator.return?.();
   });
 });
