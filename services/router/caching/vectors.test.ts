@@ -94,6 +94,7 @@ describe("vectors", () => {
     expect(status(first)).toEqual([State.MISS, ""]);
     const second = await asking.ask(["bb", "aa", "bb"]);
     expect(asking.served).toEqual([["aa", "bb"]]);
+    expect(asking.store.looked.at(-1)?.keys.length).toBe(2);
     expect(vectors(second)).toEqual(["bb", "aa", "bb"].map((input) => asking.vectorOf(input)));
     expect(second).toMatchObject({
       attempts: 0,
