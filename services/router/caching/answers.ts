@@ -4,7 +4,6 @@
  */
 
 import { type CacheLevel, keyPart } from "../../../libs/caching/index.ts";
-import { keyPart } from "../../../libs/caching/index.ts";
 import type { Entry, LevelStatistics } from "../../../libs/gen/cortex/cache/v1/cache.ts";
 import { CacheAnswered, type CacheInvalidated } from "../../../libs/gen/cortex/events/v1/events.ts";
 import type {
