@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
 import { ConfigurationError, type ServiceEntry, STRATEGY_NAMES, StartError } from "../host/index.ts";
 import { type Reason, RpcError } from "../rpc/index.ts";
+import { addCacheCommands } from "./cache.ts";
 import { type ClientOptions, chat, health } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { type ExplainOptions, explainRouting } from "./explain.ts";
@@ -71,13 +72,12 @@ export async function runCommandLine(args: readonly string[], services: readonly
     .action(async (prompt: string[], options: ExplainOptions) => {
       exitCode = await explainRouting(prompt.join(" "), options);
     });
-  addWorkerCommands(
-    program,
-    (command) => command.addOption(address).addOption(key).addOption(json),
-    (code) => {
-      exitCode = code;
-    },
-  );
+  const common = (command: Command): Command => command.addOption(address).addOption(key).addOption(json);
+  const ended = (code: number): void => {
+    exitCode = code;
+  };
+  addWorkerCommands(program, common, ended);
+  addCacheCommands(program, common, ended);
   program
     .command("health")
     .description("say how the mesh is; exit code 1 when it can't serve")

@@ -19,9 +19,9 @@ type Stored = KeyvValue<Buffer>;
 
 /**
  * What an entry takes besides the characters of its key and its own bytes: its buffer, its place in the LRU and in Keyv's
- * envelope. Measured: resident memory follows the count within a tenth.
+ * envelope. Measured, so that resident memory follows the count.
  */
-const OVERHEAD_BYTES = 600;
+const OVERHEAD_BYTES = 900;
 
 /** The second level. */
 export class MemoryLevel {

@@ -9,4 +9,5 @@ export { type OllamaSimulatorOptions, startOllamaSimulator } from "./ollama.ts";
 export { type OpenAiSimulatorOptions, startOpenAiSimulator } from "./openai.ts";
 export { FLAVORS, type FlavorName } from "./openai-flavors.ts";
 export { PACES, type PaceName } from "./pace.ts";
+export { type RedisKind, redisKinds, startRedis, type TestRedis } from "./redis.ts";
 export { type Ending, type Script, type SimulatedRequest, type Simulator, unusedPort } from "./simulator.ts";
