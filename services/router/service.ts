@@ -7,6 +7,7 @@
  * (attempt.ts).
  */
 import type { CacheLevel } from "../../libs/caching/index.ts";
+import { CacheStoreServiceDefinition } from "../../libs/gen/cortex/cache/v1/cache.ts";
 import { AttemptFinished, WorkerLoads } from "../../libs/gen/cortex/events/v1/events.ts";
 import type {
   Completion,
@@ -95,6 +96,7 @@ export function createRouter(dependencies: RouterDependencies): Router {
         latencies.record(attempt.worker, attempt.model, attempt.timeToFirstTokenMs);
       });
     }
+    if (dependencies.cache().enabled) connectAhead(dependencies);
     for (const id of nodes) {
       if (directory.known(id) && !isAlone) continue;
       nodes.delete(id);
@@ -294,6 +296,13 @@ export function createRouter(dependencies: RouterDependencies): Router {
       for (const unsubscribe of subscriptions) unsubscribe();
     },
   };
+}
+
+/** Opens the connections that look-ups need, which have no time to wait for one. */
+function connectAhead({ directory, clients, nodeId }: RouterDependencies): void {
+  for (const definition of [CacheStoreServiceDefinition, RouterServiceDefinition]) {
+    for (const { id } of directory.nodesServing(definition.fullName)) if (id !== nodeId) clients.at(definition, id);
+  }
 }
 
 /** The index of the workers that run now, and the names that were lost a short while ago. */
