@@ -102,7 +102,7 @@ export class CacheLevels {
   store(key: string, entry: Entry, led: boolean): void {
     const encoded = Entry.encode(entry).finish();
     const bytes = Buffer.from(encoded.buffer, encoded.byteOffset, encoded.length);
-    this.#memory()?.set(key, { entry, bytes: bytes.length });
+    this.#memory()?.set(key, { entry, bytes: sizeOf(entry, bytes.length) });
     const { nodeId } = this.#dependencies;
     const message = { key, entry: bytes, expiresAtMs: entry.expiresAtMs, node: led ? nodeId : "" };
     this.#behind(key, (store, call) => store.put(message, call));
@@ -120,9 +120,14 @@ export class CacheLevels {
     this.#behind(key, (store, call) => store.acquire({ key, node: nodeId, lookOnly: false, whole }, call));
   }
 
-  /** What all levels have of these keys. */
-  async lookMany(keys: readonly string[], maxAgeMs: number, call: Call): Promise<Map<string, Entry>> {
+  /** What all levels have of these keys, and the last level that had one. */
+  async lookMany(
+    keys: readonly string[],
+    maxAgeMs: number,
+    call: Call,
+  ): Promise<{ readonly entries: ReadonlyMap<string, Entry>; readonly level: string }> {
     const found = new Map<string, Entry>();
+    let level = "l1";
     const byOwner = new Map<string, string[]>();
     for (const key of keys) {
       const entry = this.look(key, maxAgeMs);
@@ -145,10 +150,11 @@ export class CacheLevels {
             continue;
           this.#memory()?.set(key, kept);
           found.set(key, kept.entry);
+          level = "l2";
         }
       }),
     );
-    return found;
+    return { entries: found, level };
   }
 
   statistics(): LevelStatistics {
@@ -255,9 +261,15 @@ export class CacheLevels {
   }
 }
 
+/** Numbers take twice the bytes in memory that they take on their way. */
+function sizeOf({ content }: Entry, encodedBytes: number): number {
+  return content?.$case === "vector" ? encodedBytes * 2 : encodedBytes;
+}
+
 function decode(bytes: Uint8Array): Kept | undefined {
   try {
-    return { entry: Entry.decode(bytes), bytes: bytes.length };
+    const entry = Entry.decode(bytes);
+    return { entry, bytes: sizeOf(entry, bytes.length) };
   } catch {
     // Of another version, or damaged: as good as not there.
     return undefined;

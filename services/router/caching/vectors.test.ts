@@ -28,10 +28,10 @@ class Store implements VectorStore {
   readonly entries = new Map<string, Uint8Array>();
   readonly looked: { readonly keys: readonly string[]; readonly maxAgeMs: number }[] = [];
 
-  async lookMany(keys: readonly string[], maxAgeMs: number): Promise<Map<string, Entry>> {
+  async lookMany(keys: readonly string[], maxAgeMs: number) {
     this.looked.push({ keys, maxAgeMs });
     const there = keys.filter((key) => this.entries.has(key));
-    return new Map(there.map((key) => [key, Entry.decode(this.entries.get(key)!)]));
+    return { entries: new Map(there.map((key) => [key, Entry.decode(this.entries.get(key)!)])), level: "l1" };
   }
 
   store(key: string, entry: Entry): void {
@@ -100,7 +100,7 @@ describe("vectors", () => {
       attempts: 0,
       embedding: { served: first.embedding!.served, usage: { inputTokens: 0 } },
     });
-    expect(status(second)).toEqual([State.HIT, ""]);
+    expect(status(second)).toEqual([State.HIT, "l1"]);
   });
 
   it("are asked for only as far as they are missing, each once", async () => {
@@ -111,7 +111,7 @@ describe("vectors", () => {
     expect(vectors(answer)).toEqual(["cc", "aa", "dd", "cc", "bb"].map((input) => asking.vectorOf(input)));
     expect(answer).toMatchObject({ attempts: 1, embedding: { usage: { inputTokens: 20 }, served: { id: "id-2" } } });
     expect(status(answer)).toEqual([State.MISS, "2 of 5"]);
-    expect(status(await asking.ask(["dd", "cc", "bb"]))).toEqual([State.HIT, ""]);
+    expect(status(await asking.ask(["dd", "cc", "bb"]))).toEqual([State.HIT, "l1"]);
   });
 
   it("are the same as without a cache, whatever is asked for after whatever", async () => {

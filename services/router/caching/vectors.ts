@@ -26,8 +26,12 @@ import { bypassVectors, unkeptVectors } from "./rules.ts";
 
 /** Where vectors are kept. */
 export interface VectorStore {
-  /** The entries that there are, by key. Never rejects but for the call's own end. */
-  lookMany(keys: readonly string[], maxAgeMs: number, call: Call): Promise<ReadonlyMap<string, Entry>>;
+  /** The entries that there are, by key, and the last level that had one. Never rejects but for the call's own end. */
+  lookMany(
+    keys: readonly string[],
+    maxAgeMs: number,
+    call: Call,
+  ): Promise<{ readonly entries: ReadonlyMap<string, Entry>; readonly level: string }>;
   store(key: string, entry: Entry, led: boolean): void;
 }
 
@@ -61,12 +65,12 @@ export async function embedCached(asked: VectorsAsked, cache: VectorCache, serve
     return { ...(await serve(request)), cache: { state: State.BYPASS, detail: why, ageS: 0, key: "" } };
   }
   const keys = vectorKeys(request, call.tenant, route);
-  const kept = await lookUp(asked, cache.store, keys);
+  const { kept, level } = await lookUp(asked, cache.store, keys);
   const absent = new Map<string, string>();
   for (const [index, key] of keys.entries()) if (!kept.has(key)) absent.set(key, request.inputs[index]!);
   const told = (detail: string): CacheStatus => statusOf(keys, kept, detail);
 
-  if (absent.size === 0) return { embedding: joined(keys, kept, new Map()), attempts: 0, cache: told("") };
+  if (absent.size === 0) return { embedding: joined(keys, kept, new Map()), attempts: 0, cache: told(level) };
   if (onlyCached) throw notCached();
   const unlessKept = options?.mode === Mode.REFRESH ? "refresh" : "";
   if (absent.size === keys.length) {
@@ -104,12 +108,13 @@ async function lookUp(
   { options, call }: VectorsAsked,
   store: VectorStore,
   keys: readonly string[],
-): Promise<Map<string, KeptVector>> {
-  if (options?.mode === Mode.REFRESH) return new Map();
+): Promise<{ readonly kept: Map<string, KeptVector>; readonly level: string }> {
+  if (options?.mode === Mode.REFRESH) return { kept: new Map(), level: "" };
   const maxAgeMs = options?.maxAgeS === undefined ? Number.POSITIVE_INFINITY : options.maxAgeS * 1_000;
   const byModel = new Map<string, Map<string, KeptVector>>();
   let most = new Map<string, KeptVector>();
-  for (const [key, { content, createdAtMs }] of await store.lookMany([...new Set(keys)], maxAgeMs, call)) {
+  const { entries, level } = await store.lookMany([...new Set(keys)], maxAgeMs, call);
+  for (const [key, { content, createdAtMs }] of entries) {
     if (content?.$case !== "vector" || content.value.embedding === undefined) continue;
     const { embedding, served, warnings } = content.value;
     const model = modelOf(served, embedding);
@@ -117,7 +122,7 @@ async function lookUp(
     byModel.set(model, same.set(key, { embedding, served, warnings, createdAtMs }));
     if (same.size > most.size) most = same;
   }
-  return most;
+  return { kept: most, level };
 }
 
 /** Vectors that have this in common can be compared with each other. */
@@ -174,7 +179,7 @@ function joined(
   };
 }
 
-/** `why` is why what came from a provider was not kept, or what else is to be said. */
+/** `why` is the level that had them all, why what came from a provider was not kept, or what else is to be said. */
 function statusOf(keys: readonly string[], kept: ReadonlyMap<string, KeptVector>, why: string): CacheStatus {
   const hits = keys.filter((key) => kept.has(key)).length;
   const share = hits > 0 && hits < keys.length ? `${hits} of ${keys.length}` : "";
