@@ -57,10 +57,13 @@ export class MemoryLevel {
     return expires !== undefined && expires > Date.now();
   }
 
-  /** Keeps an entry, unless it has expired or is bigger than the level. */
+  /** Keeps an entry in place of the one before, unless it has expired or is bigger than the level: then there is none. */
   async keep(key: string, entry: Uint8Array, expiresAtMs: number): Promise<void> {
     const ttlMs = expiresAtMs - Date.now();
-    if (ttlMs <= 0 || !this.#store.fits(key, entry.length)) return;
+    if (ttlMs <= 0 || !this.#store.fits(key, entry.length)) {
+      await this.#keyv.delete(key);
+      return;
+    }
     // Memory of its own: what comes with a message, or from the pool of small buffers, holds on to far more than itself.
     const own = Buffer.allocUnsafeSlow(entry.length);
     own.set(entry);

@@ -220,7 +220,9 @@ const LINES: KeyvSerializationAdapter = {
   },
   parse<T>(text: string): T {
     const divide = text.indexOf(" ");
-    const kept = { value: Buffer.from(text.slice(divide + 1), "base64"), expires: Number(text.slice(0, divide)) };
+    const expires = divide > 0 ? Number(text.slice(0, divide)) : Number.NaN;
+    if (!Number.isFinite(expires)) throw new Error("somebody else has written here");
+    const kept = { value: Buffer.from(text.slice(divide + 1), "base64"), expires };
     return kept as T;
   },
 };
