@@ -181,7 +181,9 @@ const fileSchema = z.strictObject({
         .prefault({}),
       l3: z
         .strictObject({
-          url: nonEmpty.describe("redis://[user:password@]host:port[/database], or rediss:// for TLS."),
+          url: z
+            .url({ protocol: /^rediss?$/ })
+            .describe("redis://[user:password@]host:port[/database], or rediss:// for TLS."),
           timeoutMs: milliseconds.default(50).describe("A look-up that takes longer is a miss."),
         })
         .optional()
