@@ -153,6 +153,33 @@ describe("beside a mesh", () => {
     }
   });
 
+  it("cache stats tells of every level, for people and for programs", async () => {
+    const [table, json] = await Promise.all([ask(["cache", "stats"]), ask(["cache", "stats", "--json"])]);
+    expect(table.stdout).toMatch(
+      /level.*node.*entries.*hits.*\n.*\n.*l1.*0 of 10000.*100\.0 MB.*\n.*\n.*l2.*0 of 50000/,
+    );
+    expect(table.stdout).toContain("0 requests were served by another one's call");
+    const told = JSON.parse(json.stdout) as { nodes: unknown[]; totals: { level: string }[]; silent: string[] };
+    expect(told.totals.map(({ level }) => level)).toEqual(["l1", "l2"]);
+    expect([told.nodes.length, told.silent]).toEqual([1, []]);
+  });
+
+  it("cache clear is for administrators, and takes nothing for everything", async () => {
+    const admin = { CORTEX_CLIENT_KEY: ADMIN_KEY };
+    const [refused, empty, done, json] = await Promise.all([
+      ask(["cache", "clear"]),
+      ask(["cache", "clear", "--tenant", ""], admin),
+      ask(["cache", "clear", "--tenant", "acme", "--model", "gpt-4o"], admin),
+      ask(["cache", "clear", "--json"], admin),
+    ]);
+    expect(refused).toMatchObject({ code: 1, stdout: "" });
+    expect(refused.stderr).toMatch(/PERMISSION_DENIED.*\n.*administrator's key/);
+    expect(empty).toMatchObject({ code: 1, stdout: "" });
+    expect(empty.stderr).toContain("leave the option out to mean all");
+    expect(done).toMatchObject({ code: 0, stdout: expect.stringMatching(/^0 entries were taken out/) });
+    expect(JSON.parse(json.stdout)).toEqual({ entries: 0 });
+  });
+
   it("workers list is a table for people and JSON for programs", async () => {
     // The worker that is down has been found out by now.
     await vi.waitFor(async () => expect((await ask(["health"])).stdout).toContain("gone is unavailable"), 20_000);
