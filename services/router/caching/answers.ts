@@ -72,6 +72,8 @@ export class CachedAnswers implements CacheLevel {
   readonly #dependencies: AnswersDependencies;
   /** By key, those that come whole with a mark behind. */
   readonly #flights = new Map<string, OpenFlight>();
+  /** Look-ups at owners that are on their way, by key like those. */
+  readonly #acquiring = new Map<string, Promise<Acquired>>();
   readonly #renewing: NodeJS.Timeout;
   #shared = 0;
 
@@ -199,10 +201,30 @@ export class CachedAnswers implements CacheLevel {
     if (entry !== undefined) return { kind: "entry", entry, level: "l1" };
     const lookOnly = options?.mode === Mode.ONLY_IF_CACHED;
     if (!lookOnly && this.#joinable(key, whole, call.tenant) !== undefined) return { kind: "alone" };
-    const acquired = await this.levels.acquire(key, { whole, lookOnly, maxAgeMs }, call);
+    const acquired = await this.#acquire(key, { whole, lookOnly, maxAgeMs }, call);
     if (acquired.kind === "entry") return acquired;
     if (lookOnly) throw new RpcError("CACHE_MISS", "the answer is not in the cache");
     return acquired.kind === "follow" && acquired.node === this.#dependencies.nodeId ? { kind: "alone" } : acquired;
+  }
+
+  /** Asks the owner, once for all who ask this router the same at the same time: the first of them to go on opens the flight. */
+  #acquire(
+    key: string,
+    options: { readonly whole: boolean; readonly lookOnly: boolean; readonly maxAgeMs: number },
+    call: Call,
+  ): Promise<Acquired> {
+    if (options.lookOnly || options.maxAgeMs !== Number.POSITIVE_INFINITY) {
+      return this.levels.acquire(key, options, call);
+    }
+    const place = options.whole ? `${key}${WHOLE}` : key;
+    let acquiring = this.#acquiring.get(place);
+    if (acquiring === undefined) {
+      // Its time is bounded, and who asks first may leave before the others.
+      const own = withoutEnd(call);
+      acquiring = this.levels.acquire(key, options, own).finally(() => this.#acquiring.delete(place));
+      this.#acquiring.set(place, acquiring);
+    }
+    return acquiring;
   }
 
   #joinable(key: string, whole: boolean, tenant: string): Flight | undefined {
@@ -388,6 +410,13 @@ function usageOf(parts: readonly Part[]): Usage | undefined {
   let usage: Usage | undefined;
   for (const { part } of parts) if (part?.$case === "usage") usage = part.value;
   return usage;
+}
+
+const NEVER = new AbortController().signal;
+
+/** The call for work that outlives it. */
+function withoutEnd(call: Call): Call {
+  return { ...call, signal: NEVER, deadlineAtMs: Number.POSITIVE_INFINITY };
 }
 
 function withTraceOf(call: Call, other: Call): Call {

@@ -276,16 +276,26 @@ function decode(bytes: Uint8Array): Kept | undefined {
   }
 }
 
-/** The call, but with a deadline that may come sooner; it ends with the call too. */
+/** The call, but for so long at most; it ends with the call too. */
 function boundedCall(call: Call, timeoutMs: number): Call & { finish(): void } {
-  const { tenant, requestId, trace } = call;
-  const deadlineAtMs = Math.min(Date.now() + timeoutMs, call.deadlineAtMs);
-  const bounded = startCall({ tenant, requestId, trace, deadlineAtMs });
+  const { tenant, requestId, trace, deadlineAtMs } = call;
+  const bounded = startCall({ tenant, requestId, trace });
+  const expire = (): void => bounded.cancel(new RpcError("DEADLINE_EXCEEDED", "the look-up took too long"));
+  // When this process has been busy for so long, the answer may be here already: it is read before time is up.
+  let grace: NodeJS.Immediate | undefined;
+  const timer = setTimeout(
+    () => {
+      grace = setImmediate(expire);
+    },
+    Math.max(0, Math.min(timeoutMs, deadlineAtMs - Date.now())),
+  );
   const onAbort = (): void => bounded.cancel();
   call.signal.addEventListener("abort", onAbort, { once: true });
   return {
     ...bounded,
     finish() {
+      clearTimeout(timer);
+      if (grace !== undefined) clearImmediate(grace);
       call.signal.removeEventListener("abort", onAbort);
       bounded.finish();
     },
