@@ -212,6 +212,42 @@ describe("the third level", () => {
     expect(level.usable).toBe(false);
   });
 
+  it("is left alone when it always answers, but always too late", async () => {
+    let asked = 0;
+    let nowMs = 0;
+    const level = new OuterLevel({
+      open: async () => ({
+        ready: true,
+        getMany: async () => {
+          asked++;
+          await new Promise((resolve) => setTimeout(resolve, 30));
+          nowMs += 30;
+          return [];
+        },
+        set: async () => {},
+        delete: async () => false,
+        drop: async () => 0,
+        close: () => {},
+      }),
+      timeoutMs: () => 10,
+      nowMs: () => nowMs,
+      problem: () => {},
+    });
+    await vi.waitFor(() => expect(level.usable).toBe(true));
+    for (let time = 1; time <= 3; time++) {
+      await find(level, "k");
+      await vi.waitFor(() => expect(nowMs).toBe(time * 30));
+    }
+    await find(level, "k");
+    expect(asked).toBe(3);
+    // After a rest it is tried again, once.
+    nowMs += 10_000;
+    await find(level, "k");
+    await find(level, "k");
+    expect(asked).toBe(4);
+    await level.close();
+  });
+
   it("writes no more than a bounded number at a time", async () => {
     let writing = 0;
     const never = new Promise<never>(() => {});
