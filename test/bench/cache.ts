@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Door } from "./checked.ts";
 import type { CallsJob, CrowdResult } from "./load.ts";
-import { Generator } from "./measure.ts";
+import { type Cpu, Generator, share } from "./measure.ts";
 import type { Started } from "./processes.ts";
 import { machine, table } from "./report.ts";
 import { quantile, type Spread, spreadOf } from "./summary.ts";
@@ -39,8 +39,8 @@ interface Subject {
 }
 
 interface Row extends Subject {
-  /** µs of CPU, round by round. */
-  readonly costs: number[];
+  /** Round by round. */
+  readonly costs: Cpu[];
 }
 
 /** Runs both parts. Whoever calls it ends the processes. */
@@ -115,23 +115,24 @@ async function untilUsable(row: Row, generator: Generator): Promise<void> {
   }
 }
 
-function ask({ door, roots, stream, same }: Row, generator: Generator, forMs: number) {
+async function ask({ door, roots, stream, same }: Row, generator: Generator, forMs: number) {
+  const processes = processTree(roots);
   const job: CallsJob = {
     kind: "calls",
     door,
-    processes: processTree(roots),
+    processes,
     concurrency: forMs === 1 ? 1 : CONCURRENCY,
     forMs,
     stream,
     same,
   };
-  return generator.do(job);
+  return { ...(await generator.do(job)), processes };
 }
 
-async function cost(row: Row, generator: Generator, forMs: number): Promise<number> {
-  const { result, failures } = await ask(row, generator, forMs);
+async function cost(row: Row, generator: Generator, forMs: number): Promise<Cpu> {
+  const { result, failures, processes } = await ask(row, generator, forMs);
   if (failures.length > 0) throw new Error(`${row.name}: ${failures.length} failed, first: ${failures[0]}`);
-  return result.cpuUs.reduce((sum, us) => sum + us, 0) / result.calls;
+  return share(processes, result.cpuUs, result.calls);
 }
 
 async function runCrowds(around: Surroundings, generator: Generator, upstreamPort: number): Promise<CrowdResult[]> {
@@ -164,14 +165,17 @@ function report(
   crowds: readonly CrowdResult[],
   date: string,
 ): { readonly section: string; readonly withinBudget: boolean } {
-  const pipe = rows[0]!.costs;
-  const ratioOf = ({ costs }: Row): Spread => spreadOf(costs.map((us, round) => us / pipe[round]!));
+  const totals = ({ costs }: Row): number[] => costs.map(({ ownUs, natsUs }) => ownUs + natsUs);
+  const pipe = totals(rows[0]!);
+  const ratioOf = (row: Row): Spread => spreadOf(totals(row).map((us, round) => us / pipe[round]!));
   const met = (good: boolean) => (good ? "(met)" : "(over)");
   const cells = rows.map((row) => {
     const ratio = ratioOf(row);
     const budget = row.hit ? `≤ ${HIT_BUDGET} ${met(ratio.of <= HIT_BUDGET)}` : "";
     const range = `${ratio.from.toFixed(2)}–${ratio.to.toFixed(2)}`;
-    return [row.name, spreadOf(row.costs).of.toFixed(1), ratio.of.toFixed(2), range, budget];
+    const natsUs = spreadOf(row.costs.map((one) => one.natsUs)).of;
+    const nats = row.roots === rows[0]!.roots ? "" : natsUs.toFixed(1);
+    return [row.name, spreadOf(totals(row)).of.toFixed(1), nats, ratio.of.toFixed(2), range, budget];
   });
   const spreads = crowds.map(({ firstTokensMs }) => quantile(firstTokensMs, 1));
   const crowdCells = crowds.map(({ calls, firstTokensMs, endsMs }, run) => [
@@ -186,7 +190,7 @@ function report(
 
 Written by \`npm run bench -- --cache\` on ${date}. Machine: ${machine()}.
 
-${table(["CPU per answer", "µs", "× pipe's call", "min–max", "budget"], cells)}
+${table(["CPU per answer", "µs", "of it NATS", "× pipe's call", "min–max", "budget"], cells)}
 
 - The same questions and answers as above (20 words), ${CONCURRENCY} callers, ${ROUNDS} rounds of ${ROUND_MS} ms after a warm-up, CPU summed over all
   processes, nats-server included. A hit asks the same each time, a miss something new each time, which is then kept.

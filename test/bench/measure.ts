@@ -200,7 +200,8 @@ function sum(values: readonly number[]): number {
   return values.reduce((total, value) => total + value, 0);
 }
 
-function share(processes: Process[], cpuUs: number[], count: number): Cpu {
+/** What one of `count` has cost. */
+export function share(processes: Process[], cpuUs: number[], count: number): Cpu {
   const of = (nats: boolean): number =>
     sum(cpuUs.filter((_, index) => (processes[index]?.name === "nats-server") === nats));
   return { ownUs: of(false) / count, natsUs: of(true) / count };
