@@ -93,6 +93,8 @@ export class FakeMesh {
   generation = 1;
   cacheEnabled = false;
   stop: () => void = () => {};
+  /** Takes everything out of the cache. */
+  invalidate: () => void = () => {};
   reads = 0;
   nowMs = 0;
   /** The router's clock is a real one; otherwise it goes a step each time that it is read. */
@@ -172,6 +174,7 @@ export class FakeMesh {
       random: () => mesh.randoms.shift() ?? 0,
     });
     this.stop = router.stop;
+    this.invalidate = () => router.cacheLevel.drop({ key: "", tenantPart: "", modelPart: "" });
     return bind(RouterServiceDefinition, router.service, "in_process", { tracer: silentTracer, log: mesh.log });
   }
 

@@ -229,6 +229,21 @@ describe("the same question, asked by many at once", () => {
     await vi.waitFor(() => expect(left.cancelled).toBe(1));
   });
 
+  it("is not kept, nor joined any more, when answers like it are taken out meanwhile", async () => {
+    const held = new Held();
+    const mesh = new FakeMesh({ held });
+    const router = routerOf(mesh);
+    const first = stream(router);
+    await vi.waitFor(() => expect(mesh.asked).toHaveLength(1));
+    mesh.invalidate();
+    const second = stream(router);
+    await vi.waitFor(() => expect(mesh.asked).toHaveLength(2));
+    held.release();
+    expect((await first).text).toBe("one two");
+    expect((await second).state).toBe(State.MISS);
+    expect((await stream(router)).state).toBe(State.HIT);
+  });
+
   it("is failed over for all of them", async () => {
     const mesh = new FakeMesh({ bad: failing(new RpcError("PROVIDER_ERROR", "broken")), good: saying("hello") });
     const router = routerOf(mesh);

@@ -65,6 +65,8 @@ interface OpenFlight {
   readonly flight: Flight;
   readonly key: string;
   readonly led: boolean;
+  /** Its answer may be kept; not so when answers like it were taken out while it was on its way. */
+  kept: boolean;
 }
 
 export class CachedAnswers implements CacheLevel {
@@ -96,6 +98,12 @@ export class CachedAnswers implements CacheLevel {
   }
 
   drop(invalidated: CacheInvalidated): number {
+    // Who asks from now on gets an answer that was begun from now on.
+    for (const [place, open] of this.#flights) {
+      if (!isInvalidated(open.key, invalidated)) continue;
+      open.kept = false;
+      this.#flights.delete(place);
+    }
     return this.levels.drop(invalidated);
   }
 
@@ -284,12 +292,13 @@ export class CachedAnswers implements CacheLevel {
       ended: (end) => {
         if (this.#flights.get(place)?.flight === flight) this.#flights.delete(place);
         const parts = end.kind === "whole" ? end.parts : undefined;
-        this.#keep(key, parts, how.led, options, call);
+        this.#keep(key, open.kept ? parts : undefined, how.led, options, call);
         if (parts === undefined) own.cancel();
         own.finish();
       },
     });
-    if (how.registered !== false) this.#flights.set(place, { flight, key, led: how.led });
+    const open: OpenFlight = { flight, key, led: how.led, kept: true };
+    if (how.registered !== false) this.#flights.set(place, open);
     return flight;
   }
 

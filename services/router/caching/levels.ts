@@ -3,6 +3,7 @@
  * getting an answer just now. A level that is slow, away or failing is a miss within a bound, and never an error.
  */
 import { LRUCache } from "lru-cache";
+import { isInvalidated } from "../../../libs/caching/index.ts";
 import { CacheStoreServiceDefinition, Entry, type LevelStatistics } from "../../../libs/gen/cortex/cache/v1/cache.ts";
 import type { CacheInvalidated } from "../../../libs/gen/cortex/events/v1/events.ts";
 import type { Configuration } from "../../../libs/host/index.ts";
@@ -193,18 +194,11 @@ export class CacheLevels {
   }
 
   /** Forgets what is no longer to be taken; says how many answers that were. */
-  drop({ key, tenantPart, modelPart }: CacheInvalidated): number {
+  drop(invalidated: CacheInvalidated): number {
     const local = this.#local;
     if (local === undefined) return 0;
     let dropped = 0;
-    for (const known of [...local.keys()]) {
-      const [tenant, model] = known.split(".");
-      const fits =
-        (key === "" || known === key) &&
-        (tenantPart === "" || tenant === tenantPart) &&
-        (modelPart === "" || model === modelPart);
-      if (fits && local.delete(known)) dropped++;
-    }
+    for (const known of [...local.keys()]) if (isInvalidated(known, invalidated) && local.delete(known)) dropped++;
     return dropped;
   }
 
