@@ -3,7 +3,7 @@
  * comes from a provider is got by what the router hands in. See docs/caching.md for the rules.
  */
 
-import { type CacheLevel, keyPart } from "../../../libs/caching/index.ts";
+import { type CacheLevel, isInvalidated, keyPart } from "../../../libs/caching/index.ts";
 import type { Entry, LevelStatistics } from "../../../libs/gen/cortex/cache/v1/cache.ts";
 import { CacheAnswered, type CacheInvalidated } from "../../../libs/gen/cortex/events/v1/events.ts";
 import type {
