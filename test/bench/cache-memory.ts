@@ -14,7 +14,11 @@ import { processTree, residentBytes } from "./usage.ts";
 export const CACHE_MEMORY_HEADING = "## The cache's memory";
 
 const MB = 1024 * 1024;
-const CACHE = { l1: { entries: 1_000_000, bytes: 100 * MB }, l2: { entries: 1_000_000, bytes: 500 * MB } };
+const CACHE = {
+  enabled: true,
+  l1: { entries: 1_000_000, bytes: 100 * MB },
+  l2: { entries: 1_000_000, bytes: 500 * MB },
+};
 const SAMPLES = 20;
 /** In the second half of the run, by when both levels are full, the resident memory grows by no more than this share. */
 const GROWTH_MAX = 0.1;
@@ -96,7 +100,7 @@ ${table(head, cells)}
 
 - All answers are different, and come over HTTP from the fake provider through one process (\`cortex up\`) with a first level of ${mb(CACHE.l1.bytes)} MB and a
   second one of ${mb(CACHE.l2.bytes)} MB, bounded by bytes alone. "Resident" is all of the process, the code and the heap's reserve included.
-- ${verdict} In the second half of the run the resident memory grew by ${(growth * 100).toFixed(0)} % at most (budget: ${GROWTH_MAX * 100} %).
+- ${verdict} In the second half of the run the resident memory grew by ${(growth * 100).toFixed(1)} % at most (budget: ${GROWTH_MAX * 100} %).
 `;
   return { section, withinBudget: bounded && growth <= GROWTH_MAX };
 }

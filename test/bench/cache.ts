@@ -71,7 +71,7 @@ export async function benchCache(
 
 async function subjects(around: Surroundings): Promise<Subject[]> {
   const pipe = await startTarget("pipe", around);
-  const one = await startCortex(around, ["up"], { cache: {} });
+  const one = await startCortex(around, ["up"], { cache: { enabled: true } });
   const { front, roots } = await startApart(around);
   const ofPipe = { door: pipe.door, roots: pipe.roots, same: false, hit: false };
   const ofOne = { door: doorOf(one), roots: [one.child.pid!] };
@@ -97,7 +97,7 @@ async function startApart(around: Surroundings): Promise<{ readonly front: Start
   const { url: natsUrl, pid } = await startNats(around);
   const started: Started[] = [];
   for (const service of ["adapter-openai", "cache", "router", "gateway"]) {
-    started.push(await startCortex(around, ["run", service], { natsUrl, cache: {}, replica: 3 }));
+    started.push(await startCortex(around, ["run", service], { natsUrl, cache: { enabled: true }, replica: 3 }));
   }
   return { front: started.at(-1)!, roots: [...started.map(({ child }) => child.pid!), pid] };
 }
@@ -140,7 +140,7 @@ async function runCrowds(around: Surroundings, generator: Generator, upstreamPor
   const gateways: Started[] = [];
   for (const service of ["adapter-openai", "cache", "router", "gateway"]) {
     for (const replica of service === "adapter-openai" ? [1] : [1, 2]) {
-      const started = await startCortex(around, ["run", service], { natsUrl, cache: {}, replica });
+      const started = await startCortex(around, ["run", service], { natsUrl, cache: { enabled: true }, replica });
       if (service === "gateway") gateways.push(started);
     }
   }
