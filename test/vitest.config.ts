@@ -29,6 +29,9 @@ export default defineConfig({
     // Tests start real processes and servers; on two cores they need more than vitest's 5 s, and a hang must still end.
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    // A condition that comes late on a busy machine has come all the same.
+    expect: { poll: { timeout: 15_000 } },
+    setupFiles: ["test/patience.ts"],
     pool: "forks",
     reporters: ["default", summary],
   },

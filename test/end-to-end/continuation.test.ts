@@ -160,7 +160,7 @@ function tool(): OpenAI.ChatCompletionTool {
 
 describe("an answer whose router is killed", () => {
   it("is finished by another router", async () => {
-    await using worker = await startOpenAiSimulator({ behaviour: "tokenMs:60" });
+    await using worker = await startOpenAiSimulator({ behaviour: "tokenMs:200" });
     await using mesh = await startMesh("many nodes", {
       workers: [{ name: "only", provider: "openai", baseUrl: worker.url, models: ["m"], timeouts, breaker }],
       replicas: { router: 2 },
