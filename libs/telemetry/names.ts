@@ -71,9 +71,10 @@ export const ATTRIBUTE = {
   needs: "cortex.needs",
 } as const;
 
-/** Subjects of events on NATS; each carries the message of that name in `cortex.events.v1` (WorkerLoads for the load). */
+/** Subjects of events on NATS; each carries the message of that name in `cortex.events.v1` (WorkerLoads for the load, AttemptsFinished, RequestsFinished). */
 export const EVENT = {
   attemptFinished: "cortex.attempt.finished",
+  requestFinished: "cortex.request.finished",
   workerChanged: "cortex.worker.changed",
   workerLoad: "cortex.worker.load",
   cacheAnswered: "cortex.cache.answered",

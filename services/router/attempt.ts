@@ -165,6 +165,7 @@ export class Attempt {
       costUsd: costUsd(candidate, usage),
       routerNode: nodeId,
       strategy: this.#options.strategy,
+      traceId: this.#span.context.traceId,
     };
     events.publish(EVENT.attemptFinished, AttemptFinished, event, this.#span.context);
   }

@@ -71,6 +71,26 @@ export namespace UsageSource {
   export type UNKNOWN = typeof UsageSource.UNKNOWN;
 }
 
+/** How a request ended. */
+export const RequestOutcome = {
+  UNSPECIFIED: 0,
+  /** SERVED - Its client got the whole answer. */
+  SERVED: 1,
+  /** FAILED - Its client got an error. */
+  FAILED: 2,
+  /** CANCELLED - Its client went away. */
+  CANCELLED: 3,
+} as const;
+
+export type RequestOutcome = typeof RequestOutcome[keyof typeof RequestOutcome];
+
+export namespace RequestOutcome {
+  export type UNSPECIFIED = typeof RequestOutcome.UNSPECIFIED;
+  export type SERVED = typeof RequestOutcome.SERVED;
+  export type FAILED = typeof RequestOutcome.FAILED;
+  export type CANCELLED = typeof RequestOutcome.CANCELLED;
+}
+
 /** cortex.attempt.finished: one try of one worker has ended, however it ended. */
 export interface AttemptFinished {
   readonly requestId: string;
@@ -105,6 +125,57 @@ export interface AttemptFinished {
   readonly routerNode: string;
   /** The strategy that chose the worker: "local_first". */
   readonly strategy: string;
+  /** The trace that it belongs to, 32 hexadecimal digits. */
+  readonly traceId: string;
+}
+
+/** What goes over cortex.attempt.finished: all attempts that ended on a node within a few milliseconds. */
+export interface AttemptsFinished {
+  readonly attempts: readonly AttemptFinished[];
+}
+
+/** cortex.request.finished: what a client had asked of a router has ended, whether it took no attempt or several. */
+export interface RequestFinished {
+  readonly requestId: string;
+  readonly tenant: string;
+  /** "chat" or "embeddings". */
+  readonly operation: string;
+  /** The model as the client asked for it, and as the worker that served was asked; the latter is empty when none has. */
+  readonly requestedModel: string;
+  readonly model: string;
+  /** Who served; empty when nobody has, and for an answer from the cache. */
+  readonly worker: string;
+  readonly provider: string;
+  /** The strategy that chose the worker; empty when none was to be chosen. */
+  readonly strategy: string;
+  readonly outcome: RequestOutcome;
+  /** The reason of the error catalogue; empty when served. */
+  readonly reason: string;
+  /** How many workers were tried; 0 for an answer from the cache. */
+  readonly attempts: number;
+  /**
+   * "l1", "l2" or "l3" for an answer from there, "shared" for one from the call that another request had made; empty for a call of
+   * its own.
+   */
+  readonly cache: string;
+  /** It was asked for as a stream. */
+  readonly stream: boolean;
+  /** From the request's arrival at the router; 0 when no content came. */
+  readonly timeToFirstTokenMs: number;
+  readonly durationMs: number;
+  /** What its attempts have used together; of an answer from the cache, what a call would have used. */
+  readonly usage?: Usage | undefined;
+  readonly usageSource: UsageSource;
+  /** Of its attempts together, in US dollars; absent when it is not known. */
+  readonly costUsd?: number | undefined;
+  readonly routerNode: string;
+  /** The trace that it belongs to, 32 hexadecimal digits. */
+  readonly traceId: string;
+}
+
+/** What goes over cortex.request.finished: all requests that ended on a node within a few milliseconds. */
+export interface RequestsFinished {
+  readonly requests: readonly RequestFinished[];
 }
 
 /** cortex.cache.answered: a request was served without a provider's call of its own. */
@@ -285,6 +356,7 @@ function createBaseAttemptFinished(): AttemptFinished {
     costUsd: undefined,
     routerNode: "",
     strategy: "",
+    traceId: "",
   };
 }
 
@@ -349,6 +421,9 @@ export const AttemptFinished: MessageFns<AttemptFinished> = {
     }
     if (message.strategy !== "") {
       writer.uint32(162).string(message.strategy);
+    }
+    if (message.traceId !== "") {
+      writer.uint32(170).string(message.traceId);
     }
     return writer;
   },
@@ -526,6 +601,14 @@ export const AttemptFinished: MessageFns<AttemptFinished> = {
             message.strategy = reader.string();
             continue;
           }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.traceId = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -563,6 +646,421 @@ export const AttemptFinished: MessageFns<AttemptFinished> = {
     message.costUsd = object.costUsd ?? undefined;
     message.routerNode = object.routerNode ?? "";
     message.strategy = object.strategy ?? "";
+    message.traceId = object.traceId ?? "";
+    return message;
+  },
+};
+
+function createBaseAttemptsFinished(): AttemptsFinished {
+  return { attempts: [] };
+}
+
+export const AttemptsFinished: MessageFns<AttemptsFinished> = {
+  encode(message: AttemptsFinished, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.attempts) {
+      AttemptFinished.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AttemptsFinished {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAttemptsFinished() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.attempts.push(AttemptFinished.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<AttemptsFinished>): AttemptsFinished {
+    return AttemptsFinished.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AttemptsFinished>): AttemptsFinished {
+    const message = createBaseAttemptsFinished() as any;
+    message.attempts = object.attempts?.map((e) => AttemptFinished.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseRequestFinished(): RequestFinished {
+  return {
+    requestId: "",
+    tenant: "",
+    operation: "",
+    requestedModel: "",
+    model: "",
+    worker: "",
+    provider: "",
+    strategy: "",
+    outcome: 0,
+    reason: "",
+    attempts: 0,
+    cache: "",
+    stream: false,
+    timeToFirstTokenMs: 0,
+    durationMs: 0,
+    usage: undefined,
+    usageSource: 0,
+    costUsd: undefined,
+    routerNode: "",
+    traceId: "",
+  };
+}
+
+export const RequestFinished: MessageFns<RequestFinished> = {
+  encode(message: RequestFinished, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.requestId !== "") {
+      writer.uint32(10).string(message.requestId);
+    }
+    if (message.tenant !== "") {
+      writer.uint32(18).string(message.tenant);
+    }
+    if (message.operation !== "") {
+      writer.uint32(26).string(message.operation);
+    }
+    if (message.requestedModel !== "") {
+      writer.uint32(34).string(message.requestedModel);
+    }
+    if (message.model !== "") {
+      writer.uint32(42).string(message.model);
+    }
+    if (message.worker !== "") {
+      writer.uint32(50).string(message.worker);
+    }
+    if (message.provider !== "") {
+      writer.uint32(58).string(message.provider);
+    }
+    if (message.strategy !== "") {
+      writer.uint32(66).string(message.strategy);
+    }
+    if (message.outcome !== 0) {
+      writer.uint32(72).int32(message.outcome);
+    }
+    if (message.reason !== "") {
+      writer.uint32(82).string(message.reason);
+    }
+    if (message.attempts !== 0) {
+      writer.uint32(88).uint32(message.attempts);
+    }
+    if (message.cache !== "") {
+      writer.uint32(98).string(message.cache);
+    }
+    if (message.stream !== false) {
+      writer.uint32(104).bool(message.stream);
+    }
+    if (message.timeToFirstTokenMs !== 0) {
+      writer.uint32(113).double(message.timeToFirstTokenMs);
+    }
+    if (message.durationMs !== 0) {
+      writer.uint32(121).double(message.durationMs);
+    }
+    if (message.usage !== undefined) {
+      Usage.encode(message.usage, writer.uint32(130).fork()).join();
+    }
+    if (message.usageSource !== 0) {
+      writer.uint32(136).int32(message.usageSource);
+    }
+    if (message.costUsd !== undefined) {
+      writer.uint32(145).double(message.costUsd);
+    }
+    if (message.routerNode !== "") {
+      writer.uint32(154).string(message.routerNode);
+    }
+    if (message.traceId !== "") {
+      writer.uint32(162).string(message.traceId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RequestFinished {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRequestFinished() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.tenant = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.operation = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.requestedModel = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.model = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.worker = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.provider = reader.string();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.strategy = reader.string();
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.outcome = reader.int32() as any;
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.attempts = reader.uint32();
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.cache = reader.string();
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.stream = reader.bool();
+            continue;
+          }
+          case 14: {
+            if (tag !== 113) {
+              break;
+            }
+
+            message.timeToFirstTokenMs = reader.double();
+            continue;
+          }
+          case 15: {
+            if (tag !== 121) {
+              break;
+            }
+
+            message.durationMs = reader.double();
+            continue;
+          }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.usage = Usage.decode(reader, reader.uint32());
+            continue;
+          }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.usageSource = reader.int32() as any;
+            continue;
+          }
+          case 18: {
+            if (tag !== 145) {
+              break;
+            }
+
+            message.costUsd = reader.double();
+            continue;
+          }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.routerNode = reader.string();
+            continue;
+          }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.traceId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<RequestFinished>): RequestFinished {
+    return RequestFinished.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RequestFinished>): RequestFinished {
+    const message = createBaseRequestFinished() as any;
+    message.requestId = object.requestId ?? "";
+    message.tenant = object.tenant ?? "";
+    message.operation = object.operation ?? "";
+    message.requestedModel = object.requestedModel ?? "";
+    message.model = object.model ?? "";
+    message.worker = object.worker ?? "";
+    message.provider = object.provider ?? "";
+    message.strategy = object.strategy ?? "";
+    message.outcome = object.outcome ?? 0;
+    message.reason = object.reason ?? "";
+    message.attempts = object.attempts ?? 0;
+    message.cache = object.cache ?? "";
+    message.stream = object.stream ?? false;
+    message.timeToFirstTokenMs = object.timeToFirstTokenMs ?? 0;
+    message.durationMs = object.durationMs ?? 0;
+    message.usage = (object.usage !== undefined && object.usage !== null) ? Usage.fromPartial(object.usage) : undefined;
+    message.usageSource = object.usageSource ?? 0;
+    message.costUsd = object.costUsd ?? undefined;
+    message.routerNode = object.routerNode ?? "";
+    message.traceId = object.traceId ?? "";
+    return message;
+  },
+};
+
+function createBaseRequestsFinished(): RequestsFinished {
+  return { requests: [] };
+}
+
+export const RequestsFinished: MessageFns<RequestsFinished> = {
+  encode(message: RequestsFinished, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.requests) {
+      RequestFinished.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RequestsFinished {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRequestsFinished() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.requests.push(RequestFinished.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<RequestsFinished>): RequestsFinished {
+    return RequestsFinished.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RequestsFinished>): RequestsFinished {
+    const message = createBaseRequestsFinished() as any;
+    message.requests = object.requests?.map((e) => RequestFinished.fromPartial(e)) || [];
     return message;
   },
 };
