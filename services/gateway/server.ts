@@ -50,6 +50,7 @@ import {
   writeModels,
   writeShortAnswer,
 } from "./openai-response.ts";
+import { servePage, wantsPage } from "./page.ts";
 import { resumableStream } from "./resume.ts";
 import { type RoutingWish, readRouting } from "./routing-options.ts";
 
@@ -113,6 +114,7 @@ const ROUTES: readonly Route[] = [
   { method: "POST", path: "/admin/workers/", prefix: true, suffix: "/undrain", handle: administer(undrainWorker) },
   { method: "GET", path: "/admin/distribution", handle: administer(getDistribution) },
   { method: "GET", path: "/api/health", open: true, handle: health },
+  { method: "GET", path: "/page/", prefix: true, open: true, handle: pageFile },
   { method: "GET", path: "/", open: true, handle: welcome },
 ];
 
@@ -483,9 +485,14 @@ async function health({ response }: Exchange, dependencies: GatewayDependencies)
   answerJson(response, serving ? 200 : 503, body, { "cache-control": "no-store" });
 }
 
+async function pageFile({ request, response, path }: Exchange) {
+  await servePage(request, response, path.slice("/page/".length));
+}
+
 async function welcome({ response, request }: Exchange) {
+  if (wantsPage(request)) return servePage(request, response, "index.html");
   const host = request.headers.host ?? "localhost";
-  response.writeHead(200, { "content-type": "text/plain; charset=utf-8" });
+  response.writeHead(200, { "content-type": "text/plain; charset=utf-8", vary: "accept" });
   response.end(
     `This is Cortex, a gateway for large language models.\n\n` +
       `  curl http://${host}/v1/chat/completions -H 'content-type: application/json' \\\n` +
