@@ -92,6 +92,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     undo.push(() => grpc.close(0));
     const eventLoop = monitorEventLoopDelay({ resolution: 10 });
     eventLoop.enable();
+    let eventLoopBefore = performance.eventLoopUtilization();
     undo.push(() => void eventLoop.disable());
 
     const grpcAddress = `${advertisedHost(configuration)}:${grpcPort}`;
@@ -110,7 +111,15 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       load: () => {
         const eventLoopDelayMs = eventLoop.percentile(99) / 1e6;
         eventLoop.reset();
-        return { callsInFlight: grpc.callsInFlight, eventLoopDelayMs, problems: problems() };
+        const { utilization } = performance.eventLoopUtilization(eventLoopBefore);
+        eventLoopBefore = performance.eventLoopUtilization();
+        return {
+          callsInFlight: grpc.callsInFlight,
+          eventLoopDelayMs,
+          eventLoopUtilization: utilization,
+          rssBytes: process.memoryUsage.rss(),
+          problems: problems(),
+        };
       },
       log,
     }).catch((error: unknown) => {

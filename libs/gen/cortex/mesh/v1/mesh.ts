@@ -41,6 +41,12 @@ export interface NodeLoad {
   readonly eventLoopDelayMs: number;
   /** What people should know, in a sentence each: a service that is being restarted, a configuration file with mistakes. */
   readonly problems: readonly string[];
+  /** The memory that the process holds; absent from a node that does not tell, as the next one. */
+  readonly rssBytes?:
+    | number
+    | undefined;
+  /** The part of the time since the last heartbeat in which the event loop was busy, from 0 to 1. */
+  readonly eventLoopUtilization?: number | undefined;
 }
 
 /** A worker that a node runs. */
@@ -246,7 +252,7 @@ export const NodeRecord: MessageFns<NodeRecord> = {
 };
 
 function createBaseNodeLoad(): NodeLoad {
-  return { callsInFlight: 0, eventLoopDelayMs: 0, problems: [] };
+  return { callsInFlight: 0, eventLoopDelayMs: 0, problems: [], rssBytes: undefined, eventLoopUtilization: undefined };
 }
 
 export const NodeLoad: MessageFns<NodeLoad> = {
@@ -259,6 +265,12 @@ export const NodeLoad: MessageFns<NodeLoad> = {
     }
     for (const v of message.problems) {
       writer.uint32(26).string(v!);
+    }
+    if (message.rssBytes !== undefined) {
+      writer.uint32(32).uint64(message.rssBytes);
+    }
+    if (message.eventLoopUtilization !== undefined) {
+      writer.uint32(41).double(message.eventLoopUtilization);
     }
     return writer;
   },
@@ -300,6 +312,22 @@ export const NodeLoad: MessageFns<NodeLoad> = {
             message.problems.push(reader.string());
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.rssBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.eventLoopUtilization = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -320,6 +348,8 @@ export const NodeLoad: MessageFns<NodeLoad> = {
     message.callsInFlight = object.callsInFlight ?? 0;
     message.eventLoopDelayMs = object.eventLoopDelayMs ?? 0;
     message.problems = object.problems?.map((e) => e) || [];
+    message.rssBytes = object.rssBytes ?? undefined;
+    message.eventLoopUtilization = object.eventLoopUtilization ?? undefined;
     return message;
   },
 };
@@ -469,6 +499,17 @@ export type DeepPartial<T> = T extends Builtin ? T
     ? { readonly $case: T["$case"]; value?: DeepPartial<T["value"]> }
   : T extends {} ? { [K in keyof T]?: DeepPartial<T[K]> }
   : Partial<T>;
+
+function longToNumber(int64: { toString(): string }): number {
+  const num = globalThis.Number(int64.toString());
+  if (num > globalThis.Number.MAX_SAFE_INTEGER) {
+    throw new globalThis.Error("Value is larger than Number.MAX_SAFE_INTEGER");
+  }
+  if (num < globalThis.Number.MIN_SAFE_INTEGER) {
+    throw new globalThis.Error("Value is smaller than Number.MIN_SAFE_INTEGER");
+  }
+  return num;
+}
 
 export interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;

@@ -52,7 +52,7 @@ export interface SummarizeResponse {
   /** All requests. */
   readonly total?: Figures | undefined;
   readonly groups: readonly Group[];
-  /** Events that were given up before they could be counted here. */
+  /** Messages of events that were given up before they could be counted here; each carries one event or several. */
   readonly eventsLost: number;
 }
 
@@ -129,7 +129,7 @@ export interface HealthScore {
   readonly attempts: number;
 }
 
-/** The steps wanted. */
+/** The steps wanted. A point covers at least 10 s, and at least 60 s where they go back further than 10 minutes. */
 export interface GetHistoryRequest {
   /** How far back, at most an hour; 0 for an hour. */
   readonly windowS: number;
@@ -180,8 +180,10 @@ export interface WatchResponse {
   readonly happenings: readonly Happening[];
   /** The models that are asked for most in the last 5 minutes. */
   readonly mostUsed: readonly Group[];
-  /** Events that were given up before they could be counted here. */
+  /** Messages of events that were given up before they could be counted here. */
   readonly eventsLost: number;
+  /** Nothing that was told before holds any longer: this is everything. So it is in the first message. */
+  readonly whole: boolean;
 }
 
 /** What happens in a second. */
@@ -220,6 +222,9 @@ export interface WatchedWorker {
   readonly p95Ms: number;
   readonly tokensPerSecond: number;
   readonly models: number;
+  /** Connections to its provider, and the most of them. */
+  readonly connectionsOpen: number;
+  readonly connectionsMax: number;
 }
 
 /** A node. */
@@ -231,6 +236,12 @@ export interface WatchedNode {
   readonly callsInFlight: number;
   readonly eventLoopDelayMs: number;
   readonly problems: readonly string[];
+  readonly zone: string;
+  readonly version: string;
+  /** The memory that its process holds. */
+  readonly rssBytes: number;
+  /** The part of the time in which its event loop is busy, from 0 to 1. */
+  readonly eventLoopUtilization: number;
 }
 
 /** Something that people want to know of. */
@@ -1516,7 +1527,17 @@ export const WatchRequest: MessageFns<WatchRequest> = {
 };
 
 function createBaseWatchResponse(): WatchResponse {
-  return { atMs: 0, rates: undefined, workers: [], gone: [], nodes: [], happenings: [], mostUsed: [], eventsLost: 0 };
+  return {
+    atMs: 0,
+    rates: undefined,
+    workers: [],
+    gone: [],
+    nodes: [],
+    happenings: [],
+    mostUsed: [],
+    eventsLost: 0,
+    whole: false,
+  };
 }
 
 export const WatchResponse: MessageFns<WatchResponse> = {
@@ -1544,6 +1565,9 @@ export const WatchResponse: MessageFns<WatchResponse> = {
     }
     if (message.eventsLost !== 0) {
       writer.uint32(64).uint64(message.eventsLost);
+    }
+    if (message.whole !== false) {
+      writer.uint32(72).bool(message.whole);
     }
     return writer;
   },
@@ -1625,6 +1649,14 @@ export const WatchResponse: MessageFns<WatchResponse> = {
             message.eventsLost = longToNumber(reader.uint64());
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.whole = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1650,6 +1682,7 @@ export const WatchResponse: MessageFns<WatchResponse> = {
     message.happenings = object.happenings?.map((e) => Happening.fromPartial(e)) || [];
     message.mostUsed = object.mostUsed?.map((e) => Group.fromPartial(e)) || [];
     message.eventsLost = object.eventsLost ?? 0;
+    message.whole = object.whole ?? false;
     return message;
   },
 };
@@ -1811,6 +1844,8 @@ function createBaseWatchedWorker(): WatchedWorker {
     p95Ms: 0,
     tokensPerSecond: 0,
     models: 0,
+    connectionsOpen: 0,
+    connectionsMax: 0,
   };
 }
 
@@ -1863,6 +1898,12 @@ export const WatchedWorker: MessageFns<WatchedWorker> = {
     }
     if (message.models !== 0) {
       writer.uint32(128).uint32(message.models);
+    }
+    if (message.connectionsOpen !== 0) {
+      writer.uint32(136).uint32(message.connectionsOpen);
+    }
+    if (message.connectionsMax !== 0) {
+      writer.uint32(144).uint32(message.connectionsMax);
     }
     return writer;
   },
@@ -2008,6 +2049,22 @@ export const WatchedWorker: MessageFns<WatchedWorker> = {
             message.models = reader.uint32();
             continue;
           }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.connectionsOpen = reader.uint32();
+            continue;
+          }
+          case 18: {
+            if (tag !== 144) {
+              break;
+            }
+
+            message.connectionsMax = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2041,12 +2098,26 @@ export const WatchedWorker: MessageFns<WatchedWorker> = {
     message.p95Ms = object.p95Ms ?? 0;
     message.tokensPerSecond = object.tokensPerSecond ?? 0;
     message.models = object.models ?? 0;
+    message.connectionsOpen = object.connectionsOpen ?? 0;
+    message.connectionsMax = object.connectionsMax ?? 0;
     return message;
   },
 };
 
 function createBaseWatchedNode(): WatchedNode {
-  return { id: "", name: "", services: [], draining: false, callsInFlight: 0, eventLoopDelayMs: 0, problems: [] };
+  return {
+    id: "",
+    name: "",
+    services: [],
+    draining: false,
+    callsInFlight: 0,
+    eventLoopDelayMs: 0,
+    problems: [],
+    zone: "",
+    version: "",
+    rssBytes: 0,
+    eventLoopUtilization: 0,
+  };
 }
 
 export const WatchedNode: MessageFns<WatchedNode> = {
@@ -2071,6 +2142,18 @@ export const WatchedNode: MessageFns<WatchedNode> = {
     }
     for (const v of message.problems) {
       writer.uint32(58).string(v!);
+    }
+    if (message.zone !== "") {
+      writer.uint32(66).string(message.zone);
+    }
+    if (message.version !== "") {
+      writer.uint32(74).string(message.version);
+    }
+    if (message.rssBytes !== 0) {
+      writer.uint32(80).uint64(message.rssBytes);
+    }
+    if (message.eventLoopUtilization !== 0) {
+      writer.uint32(89).double(message.eventLoopUtilization);
     }
     return writer;
   },
@@ -2144,6 +2227,38 @@ export const WatchedNode: MessageFns<WatchedNode> = {
             message.problems.push(reader.string());
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.zone = reader.string();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.version = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.rssBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 11: {
+            if (tag !== 89) {
+              break;
+            }
+
+            message.eventLoopUtilization = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2168,6 +2283,10 @@ export const WatchedNode: MessageFns<WatchedNode> = {
     message.callsInFlight = object.callsInFlight ?? 0;
     message.eventLoopDelayMs = object.eventLoopDelayMs ?? 0;
     message.problems = object.problems?.map((e) => e) || [];
+    message.zone = object.zone ?? "";
+    message.version = object.version ?? "";
+    message.rssBytes = object.rssBytes ?? 0;
+    message.eventLoopUtilization = object.eventLoopUtilization ?? 0;
     return message;
   },
 };
