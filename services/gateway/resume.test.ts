@@ -230,6 +230,7 @@ describe("over HTTP", () => {
         throw new Error("not asked");
       },
       keysRequired: () => false,
+      caching: () => false,
       health: () => {
         throw new Error("not asked");
       },
