@@ -8,7 +8,7 @@ import { jetstreamManager } from "@nats-io/jetstream";
 import { Kvm } from "@nats-io/kv";
 import { connect as connectNats } from "@nats-io/transport-node";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
-import { AttemptFinished, NodeChanged, NodeChanged_Change } from "../gen/cortex/events/v1/events.ts";
+import { AttemptFinished, AttemptsFinished, NodeChanged, NodeChanged_Change } from "../gen/cortex/events/v1/events.ts";
 import type { NodeLoad } from "../gen/cortex/mesh/v1/mesh.ts";
 import { WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
@@ -476,6 +476,48 @@ describe("events", () => {
     expect(got.ids.every((id, index) => id === String(index))).toBe(true);
     expect(a.events.dropped).toBe(0);
   });
+
+  /** The messages of a subject of gathered events, each as the ids that it has. */
+  async function collectBatches(mesh: Mesh, subject: string): Promise<string[][]> {
+    const batches: string[][] = [];
+    mesh.events.subscribe(subject, AttemptsFinished, ({ attempts }, from) => {
+      expect(from).toBeUndefined();
+      batches.push(attempts.map(({ requestId }) => requestId));
+    });
+    mesh.events.gather(subject, AttemptsFinished, { attempts: [event("ready")] });
+    await until(() => batches.length > 0);
+    batches.length = 0;
+    return batches;
+  }
+
+  it("of one subject travel together when they are gathered, each subject by itself", async () => {
+    const a = await join("a");
+    const [one, other] = await Promise.all([collectBatches(a, "test.one"), collectBatches(a, "test.other")]);
+    for (const id of ["1", "2", "3"]) {
+      a.events.gather("test.one", AttemptsFinished, { attempts: [event(id)] });
+      a.events.gather("test.other", AttemptsFinished, { attempts: [event(`other ${id}`)] });
+    }
+    await until(() => one.length > 0 && other.length > 0);
+    expect(one).toEqual([["1", "2", "3"]]);
+    expect(other).toEqual([["other 1", "other 2", "other 3"]]);
+  });
+
+  it("are split well below what NATS takes, and one that it refuses takes no other with it", async () => {
+    const a = await join("a");
+    const batches = await collectBatches(a, "test.batches");
+    const tenant = "x".repeat(1_000);
+    for (let index = 0; index < 900; index++) {
+      a.events.gather("test.batches", AttemptsFinished, { attempts: [{ ...event(String(index)), tenant }] });
+      if (index !== 450) continue;
+      a.events.gather("test.batches", AttemptsFinished, { attempts: [event("x".repeat(2_000_000))] });
+      a.events.gather("test.batches", AttemptsFinished, { attempts: [null as never] });
+    }
+    await until(() => batches.flat().length === 900);
+    expect(batches.flat()).toEqual(Array.from({ length: 900 }, (_, index) => String(index)));
+    expect(batches.length).toBeGreaterThan(6);
+    expect(batches.length).toBeLessThan(20);
+    expect(a.events.dropped).toBe(2);
+  });
 });
 
 describe("the secret", () => {
@@ -701,6 +743,26 @@ describe("when NATS is away", () => {
       a.events.publish("test.bounded", AttemptFinished, AttemptFinished.create({ requestId: large }), NO_TRACE);
     }
     expect(a.events.dropped).toBe(100 + 4);
+  });
+
+  it("gathered events wait as well, and are bounded and counted one by one", async () => {
+    const a = await joinHere("a", { heartbeatMs: 2_000, expiryMs: 6_000 });
+    const got: string[] = [];
+    a.events.subscribe("test.gathered", AttemptsFinished, ({ attempts }) => {
+      got.push(...attempts.map(({ requestId }) => requestId));
+    });
+    const gather = (requestId: string): void =>
+      a.events.gather("test.gathered", AttemptsFinished, { attempts: [AttemptFinished.create({ requestId })] });
+    gather("before");
+    await until(() => got.length === 1);
+    got.length = 0;
+    await kill(a);
+    for (let index = 0; index < 10_100; index++) gather(String(index));
+    expect(a.events.dropped).toBe(100);
+    await restart(a);
+    await until(() => got.length === 10_000);
+    expect(got).toEqual(Array.from({ length: 10_000 }, (_, index) => String(index + 100)));
+    expect(a.events.dropped).toBe(100);
   });
 
   it("the workers that should run can't be changed, and the error says so at once", async () => {
