@@ -1,9 +1,14 @@
 /** One try of one worker: its span, its account, and the event that tells of it, however it ends. */
-import { AttemptFinished, AttemptKind, AttemptOutcome, UsageSource } from "../../libs/gen/cortex/events/v1/events.ts";
+import {
+  type AttemptFinished,
+  AttemptKind,
+  AttemptOutcome,
+  UsageSource,
+} from "../../libs/gen/cortex/events/v1/events.ts";
 import type { Usage } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import type { StrategyName } from "../../libs/host/index.ts";
 import { CATALOGUE, type Call, type RpcError, withTrace } from "../../libs/rpc/index.ts";
-import { ATTRIBUTE, EVENT, SPAN, SPAN_EVENT, type Span, traceFields } from "../../libs/telemetry/index.ts";
+import { ATTRIBUTE, SPAN, SPAN_EVENT, type Span, traceFields } from "../../libs/telemetry/index.ts";
 import type { Candidate } from "./candidates.ts";
 import type { RouterState } from "./dependencies.ts";
 import type { Needs } from "./needs.ts";
@@ -125,7 +130,7 @@ export class Attempt {
     if (this.#ended) return;
     this.#ended = true;
     const { candidate, call, number, requestedModel, stream } = this.#options;
-    const { events, loads, log, nodeId, now } = this.#state;
+    const { loads, log, nodeId, now, telling } = this.#state;
     const durationMs = now() - this.#startedAtMs;
     loads.end(candidate.worker);
     this.#span.set({ [ATTRIBUTE.outcome]: OUTCOME_NAMES[outcome] });
@@ -167,7 +172,7 @@ export class Attempt {
       strategy: this.#options.strategy,
       traceId: this.#span.context.traceId,
     };
-    events.publish(EVENT.attemptFinished, AttemptFinished, event, this.#span.context);
+    telling.tellAttempt(event);
   }
 }
 

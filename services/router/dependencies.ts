@@ -8,6 +8,7 @@ import type { WorkerIndex } from "./candidates.ts";
 import type { Latencies } from "./latencies.ts";
 import type { Loads } from "./loads.ts";
 import type { Chooser } from "./strategies.ts";
+import type { Telling } from "./telling.ts";
 
 /** What the router needs of its node. */
 export interface RouterDependencies {
@@ -32,6 +33,7 @@ export interface RouterState extends RouterDependencies {
   readonly latencies: Latencies;
   readonly chooser: Chooser;
   readonly admission: Admission;
+  readonly telling: Telling;
   /** For asking a worker again that has failed. */
   readonly retries: Budget;
   /** For asking a second worker while the first one is late. */

@@ -8,7 +8,7 @@
  */
 import type { CacheLevel } from "../../libs/caching/index.ts";
 import { CacheStoreServiceDefinition } from "../../libs/gen/cortex/cache/v1/cache.ts";
-import { AttemptFinished, WorkerLoads } from "../../libs/gen/cortex/events/v1/events.ts";
+import { AttemptsFinished, WorkerLoads } from "../../libs/gen/cortex/events/v1/events.ts";
 import type {
   Completion,
   CompletionRequest,
@@ -37,6 +37,7 @@ import { Loads } from "./loads.ts";
 import { changeOf, Plan, type PlanRequest } from "./plan.ts";
 import { RoutedStream } from "./routed-stream.ts";
 import { Chooser } from "./strategies.ts";
+import { Telling } from "./telling.ts";
 import { ChatTraits, embeddingTraits } from "./traits.ts";
 
 /** Extra calls that are saved up in quiet times. */
@@ -68,6 +69,7 @@ export function createRouter(dependencies: RouterDependencies): Router {
     latencies,
     chooser: new Chooser({ loads, latencies, random: dependencies.random, now }),
     admission: new Admission({ loads, limits: () => dependencies.routing().queue, now }),
+    telling: new Telling(dependencies),
     retries: new Budget(RETRIES_SAVED),
     hedges: new Budget(HEDGES_SAVED),
     prefillRefused: new Set(),
@@ -91,9 +93,10 @@ export function createRouter(dependencies: RouterDependencies): Router {
       others?.();
       others = undefined;
     } else {
-      others ??= events.subscribe(EVENT.attemptFinished, AttemptFinished, (attempt) => {
-        if (attempt.routerNode === nodeId || attempt.timeToFirstTokenMs === 0) return;
-        latencies.record(attempt.worker, attempt.model, attempt.timeToFirstTokenMs);
+      others ??= events.subscribe(EVENT.attemptFinished, AttemptsFinished, ({ attempts }) => {
+        for (const { routerNode, worker, model, timeToFirstTokenMs } of attempts) {
+          if (routerNode !== nodeId && timeToFirstTokenMs > 0) latencies.record(worker, model, timeToFirstTokenMs);
+        }
       });
     }
     if (dependencies.cache().enabled) connectAhead(dependencies);

@@ -1,6 +1,11 @@
 /** A mesh in memory for the router's tests: the real router over the real in-process carrier, with workers that do as told. */
 import { expect } from "vitest";
-import type { AttemptFinished } from "../../libs/gen/cortex/events/v1/events.ts";
+import type {
+  AttemptFinished,
+  AttemptsFinished,
+  RequestFinished,
+  RequestsFinished,
+} from "../../libs/gen/cortex/events/v1/events.ts";
 import { type CompletionRequest, FinishReason, type Part, Role, type Usage } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { NodeRecord, type RunningWorker } from "../../libs/gen/cortex/mesh/v1/mesh.ts";
 import {
@@ -77,6 +82,8 @@ export class FakeMesh {
   /** Which of them said that it was the last resort. */
   readonly lastResorts: string[] = [];
   readonly events: AttemptFinished[] = [];
+  /** What was told of requests. */
+  readonly ended: RequestFinished[] = [];
   readonly logged: string[] = [];
   readonly draining = new Set<string>();
   /** Nodes that are alive, as far as it matters. */
@@ -132,12 +139,15 @@ export class FakeMesh {
       ownerOf: () => undefined,
       callsInFlight: (node: string) => mesh.callsInFlight[node] ?? 0,
     };
-    const events: Pick<Events, "publish" | "subscribe"> = {
+    const events: Pick<Events, "gather" | "publish" | "subscribe"> = {
       subscribe: () => () => {},
-      publish: (subject, _type, message) => {
-        if (subject === EVENT.cacheAnswered) return;
-        expect(subject).toBe(EVENT.attemptFinished);
-        mesh.events.push(message as AttemptFinished);
+      publish: (subject) => expect(subject).toBe(EVENT.cacheAnswered),
+      gather: (subject, _type, message) => {
+        if (subject === EVENT.requestFinished) mesh.ended.push(...(message as RequestsFinished).requests);
+        else {
+          expect(subject).toBe(EVENT.attemptFinished);
+          mesh.events.push(...(message as AttemptsFinished).attempts);
+        }
       },
     };
     const { routes = {}, ...settings } = options;

@@ -113,7 +113,7 @@ class Mesh {
     const admission = new Admission({ loads, limits: () => ({ size: 1_000, waitMaxMs: 1_000 }), now });
     const state: Partial<RouterState> = {
       nodeId: "node-1",
-      events: { publish: () => undefined } as unknown as RouterState["events"],
+      telling: { tellAttempt: () => undefined } as unknown as RouterState["telling"],
       tracer: silentTracer,
       routing: () => ({ strategy, attemptsMax: 8, retryRatio: 0.2 }) as ReturnType<RouterState["routing"]>,
       now,

@@ -15,6 +15,22 @@ const FORM = 1;
 
 /** The key of the answer to a chat request. The request is left as it is. */
 export function answerKey(request: CompletionRequest, tenant: string, route: string): string {
+  // A gateway of this node has seen the same body before: such a request can't change any more.
+  if (!Object.isFrozen(request)) return makeAnswerKey(request, tenant, route);
+  const last = LAST_KEYS.get(request);
+  if (last?.tenant === tenant && last.route === route) return last.key;
+  const key = makeAnswerKey(request, tenant, route);
+  LAST_KEYS.set(request, { tenant, route, key });
+  return key;
+}
+
+/** The last key of each request that is frozen, and what else it was made of. */
+const LAST_KEYS = new WeakMap<
+  CompletionRequest,
+  { readonly tenant: string; readonly route: string; readonly key: string }
+>();
+
+function makeAnswerKey(request: CompletionRequest, tenant: string, route: string): string {
   const copy = CompletionRequest.fromPartial(request) as Draft<CompletionRequest>;
   for (const tool of copy.tools) tool.parametersJsonSchema = canonicalJson(tool.parametersJsonSchema);
   if (copy.responseFormat !== undefined) copy.responseFormat.jsonSchema = canonicalJson(copy.responseFormat.jsonSchema);
