@@ -69,6 +69,8 @@ export const ATTRIBUTE = {
   resolved: "cortex.resolved",
   /** What the request needs of a worker: "tools", or "code 0.9" where it is guessed. */
   needs: "cortex.needs",
+  /** Why the trace is kept although it was not drawn: error, failover, slow. On the span that has shown it. */
+  kept: "cortex.kept",
 } as const;
 
 /** Subjects of events on NATS; each carries the message of that name in `cortex.events.v1` (WorkerLoads for the load, AttemptsFinished, RequestsFinished). */
@@ -83,4 +85,5 @@ export const EVENT = {
   keyChanged: "cortex.key.changed",
   configurationChanged: "cortex.configuration.changed",
   serviceChanged: "cortex.service.changed",
+  tracesKept: "cortex.traces.kept",
 } as const;

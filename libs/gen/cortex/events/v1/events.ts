@@ -334,6 +334,16 @@ export namespace ServiceChanged_Change {
   export type RESTARTED = typeof ServiceChanged_Change.RESTARTED;
 }
 
+/**
+ * cortex.traces.kept: traces that turned out to be worth keeping after their first spans had been made. Every node exports what
+ * it still holds of them.
+ */
+export interface TracesKept {
+  readonly node: string;
+  /** Of 16 bytes each. */
+  readonly traceIds: readonly Buffer[];
+}
+
 function createBaseAttemptFinished(): AttemptFinished {
   return {
     requestId: "",
@@ -1879,6 +1889,73 @@ export const ServiceChanged: MessageFns<ServiceChanged> = {
     message.node = object.node ?? "";
     message.service = object.service ?? "";
     message.reason = object.reason ?? "";
+    return message;
+  },
+};
+
+function createBaseTracesKept(): TracesKept {
+  return { node: "", traceIds: [] };
+}
+
+export const TracesKept: MessageFns<TracesKept> = {
+  encode(message: TracesKept, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.node !== "") {
+      writer.uint32(10).string(message.node);
+    }
+    for (const v of message.traceIds) {
+      writer.uint32(18).bytes(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TracesKept {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTracesKept() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.traceIds.push(Buffer.from(reader.bytes()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<TracesKept>): TracesKept {
+    return TracesKept.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TracesKept>): TracesKept {
+    const message = createBaseTracesKept() as any;
+    message.node = object.node ?? "";
+    message.traceIds = object.traceIds?.map((e) => e) || [];
     return message;
   },
 };
