@@ -176,7 +176,7 @@ const fileSchema = z.strictObject({
             .int()
             .min(0)
             .default(500 * 1024 * 1024),
-          timeoutMs: milliseconds.default(50).describe("A look-up that takes longer is a miss."),
+          timeoutMs: milliseconds.default(200).describe("A look-up that takes longer is a miss."),
         })
         .prefault({}),
       l3: z

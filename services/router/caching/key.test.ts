@@ -156,6 +156,18 @@ describe("the key of an answer", () => {
     );
   });
 
+  it("is the same for a frozen request, whoever asks with it first and how often", () => {
+    const who = fc.tuple(fc.constantFrom("a", "b"), fc.constantFrom("r", "s"));
+    fc.assert(
+      fc.property(chats, fc.array(who, { minLength: 2, maxLength: 6 }), (request, askers) => {
+        const frozen = Object.freeze({ ...request });
+        for (const [tenant, route] of askers) {
+          expect(answerKey(frozen, tenant, route)).toBe(answerKey(request, tenant, route));
+        }
+      }),
+    );
+  });
+
   it("names the tenant and the model in parts of its own, and leaves the request as it was", () => {
     const request = deeplyFrozen(
       CompletionRequest.fromPartial({ ...withSchema('{"b":1,"a":2}'), extraJson: { b: "1", a: "2" } }),

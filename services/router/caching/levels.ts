@@ -32,8 +32,9 @@ export type Acquired =
 const ALONE: Acquired = { kind: "alone" };
 /** What an entry takes in memory besides its bytes, about. */
 const OVERHEAD_BYTES = 1_024;
-/** An owner that has failed is not asked for so long. */
+/** An owner that has failed is not asked for so long; twice as long each time that it fails again, up to the second. */
 const OWNER_REST_MS = 1_000;
+const OWNER_REST_MS_MAX = 30_000;
 /** Storing is behind the answer, and may take longer than looking up. */
 const STORE_TIMEOUT_MS = 5_000;
 /** Answers on their way to their owners; more are not stored there. */
@@ -51,7 +52,7 @@ export class CacheLevels {
   #hits = 0;
   #misses = 0;
   #evictions = 0;
-  readonly #restingUntilMs = new Map<string, number>();
+  readonly #resting = new Map<string, { readonly untilMs: number; readonly forMs: number }>();
   #storing = 0;
 
   constructor(dependencies: LevelsDependencies) {
@@ -80,6 +81,8 @@ export class CacheLevels {
     const { whole, lookOnly, maxAgeMs } = options;
     const request = { key, node: nodeId, lookOnly, whole };
     const answer = await this.#askOwner(key, call, (store, asked) => store.acquire(request, asked));
+    // It may have noted the lead before it was given up; whoever leads ends it, and it is harmless where it was not noted.
+    if (answer === null && !lookOnly) return { kind: "lead" };
     const { outcome, level } = answer ?? {};
     switch (outcome?.$case) {
       case "lead":
@@ -202,28 +205,40 @@ export class CacheLevels {
     return dropped;
   }
 
+  /** Undefined when there is nobody to ask, null when the owner did not answer. */
   async #askOwner<T>(
     key: string,
     call: Call,
     ask: (store: ReturnType<typeof this.storeAt>, call: Call) => Promise<T>,
-  ): Promise<T | undefined> {
+  ): Promise<T | undefined | null> {
     const { clients, log, settings } = this.#dependencies;
     const owner = clients.ownerOf(CacheStoreServiceDefinition, key);
-    if (owner === undefined || (this.#restingUntilMs.get(owner) ?? 0) > Date.now()) return undefined;
+    if (owner === undefined || (this.#resting.get(owner)?.untilMs ?? 0) > Date.now()) return undefined;
     const bounded = boundedCall(call, settings().l2.timeoutMs);
     try {
-      return await ask(this.storeAt(owner), bounded);
+      const answer = await ask(this.storeAt(owner), bounded);
+      this.#resting.delete(owner);
+      return answer;
     } catch (thrown) {
       const { reason } = RpcError.from(thrown);
       if (!call.signal.aborted) {
-        if (this.#restingUntilMs.size > 1_000) this.#restingUntilMs.clear();
-        this.#restingUntilMs.set(owner, Date.now() + OWNER_REST_MS);
+        this.#rest(owner);
         log.debug({ peer: owner, reason }, "the owner of a cached answer did not answer; taken for a miss");
       }
-      return undefined;
+      return null;
     } finally {
       bounded.finish();
     }
+  }
+
+  #rest(owner: string): void {
+    const nowMs = Date.now();
+    const before = this.#resting.get(owner);
+    // Many ask at once, and all of them fail together.
+    if (before !== undefined && before.untilMs > nowMs) return;
+    const forMs = before === undefined ? OWNER_REST_MS : Math.min(2 * before.forMs, OWNER_REST_MS_MAX);
+    if (this.#resting.size > 1_000) this.#resting.clear();
+    this.#resting.set(owner, { untilMs: nowMs + forMs, forMs });
   }
 
   /** Tells the owner something that nobody waits for. */
