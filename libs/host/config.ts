@@ -215,6 +215,13 @@ const fileSchema = z.strictObject({
       drainMs: milliseconds.default(30_000).describe("How long a stopping node waits for its streams to end."),
     })
     .prefault({}),
+  health: z
+    .strictObject({
+      intervalMs: milliseconds
+        .default(30_000)
+        .describe("How often each worker is asked how it is, unless its requests have shown it."),
+    })
+    .prefault({}),
   log: z
     .strictObject({
       level: z.enum(LOG_LEVELS).default("info").describe("From this level on."),
