@@ -51,7 +51,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
 const OWNERS: readonly [RegExp, string][] = [
   [/^@grpc\/|^grpc-health-check/, "libs/rpc"],
   [/^@nats-io\//, "libs/mesh"],
-  [/^@opentelemetry\/|^pino/, "libs/telemetry"],
+  [/^@opentelemetry\/|^pino|^prom-client$/, "libs/telemetry"],
   [/^opossum|^undici|^eventsource-parser/, "libs/adapter"],
   [/^keyv|^@keyv\//, "services/cache"],
   [/^yaml$/, "libs/host"],

@@ -1,5 +1,15 @@
-/** Traces, logs, and every name they use. The only room of Cortex that knows the OpenTelemetry SDK. */
+/** Traces, metrics, logs, and every name they use. The only room of Cortex that knows the OpenTelemetry SDK and prom-client. */
 export { createLogger, type Logger, type LogOptions, setLevel, traceFields } from "./log.ts";
+export {
+  type Counter,
+  type Gauge,
+  genAiProvider,
+  type Histogram,
+  LABEL,
+  METRIC,
+  type MetricDefinition,
+} from "./metric-catalogue.ts";
+export { createMetrics, type Metrics, type MetricsOptions, OTHER, type Report } from "./metrics.ts";
 export { ATTRIBUTE, EVENT, SPAN, SPAN_EVENT } from "./names.ts";
 export {
   type Attributes,
