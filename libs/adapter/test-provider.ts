@@ -234,12 +234,14 @@ function createRecordingTracer(spans: RecordedSpan[]): Tracer {
         fail(type, message) {
           record.failure = { type, message };
         },
+        keep() {},
         end() {
           record.ends += 1;
         },
       };
       return span;
     },
+    newTrace: () => NO_TRACE,
     shutdown: async () => {},
   };
 }

@@ -281,7 +281,7 @@ describe("the environment", () => {
       natsUrl: undefined,
       natsBin: undefined,
       cacheDir: "/home/me/.cache/cortex",
-      tracing: false,
+      tracing: { enabled: false, share: 0.05 },
       file: undefined,
       log: { level: "info" },
     });
@@ -310,7 +310,7 @@ describe("the environment", () => {
       cacheDir: "/cache/cortex",
       hostname: "pod-1",
       path: "/bin",
-      tracing: true,
+      tracing: { enabled: true, share: 0.05 },
       log: { level: "debug" },
     });
   });
@@ -326,9 +326,9 @@ describe("the environment", () => {
 
   it("does not trace where that is switched off", () => {
     const endpoint = { OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: "http://collector:4318/v1/traces" };
-    expect(fromEnvironment(endpoint).tracing).toBe(true);
-    expect(fromEnvironment({ ...endpoint, OTEL_EXPORTER_OTLP_ENDPOINT: "" }).tracing).toBe(true);
-    expect(fromEnvironment({ ...endpoint, OTEL_SDK_DISABLED: "true" }).tracing).toBe(false);
+    expect(fromEnvironment(endpoint).tracing.enabled).toBe(true);
+    expect(fromEnvironment({ ...endpoint, OTEL_EXPORTER_OTLP_ENDPOINT: "" }).tracing.enabled).toBe(true);
+    expect(fromEnvironment({ ...endpoint, OTEL_SDK_DISABLED: "true" }).tracing.enabled).toBe(false);
   });
 
   it("turns providers on by their keys", () => {

@@ -8,6 +8,7 @@ import { resolve } from "node:path";
 import { parseDocument } from "yaml";
 import { z } from "zod";
 import type { WorkerSettings } from "../adapter/index.ts";
+import { readTracing, type TracingSettings, tracingSchema } from "./tracing-settings.ts";
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "silent"] as const;
 const nonEmpty = z.string().min(1);
@@ -227,6 +228,7 @@ const fileSchema = z.strictObject({
       level: z.enum(LOG_LEVELS).default("info").describe("From this level on."),
     })
     .prefault({}),
+  tracing: tracingSchema,
 });
 
 type ConfigurationFile = z.output<typeof fileSchema>;
@@ -235,7 +237,7 @@ type ConfigurationFile = z.output<typeof fileSchema>;
 export type WorkersFrom = "file" | "environment" | "nothing";
 
 /** Everything a node is told. */
-export interface Configuration extends Omit<ConfigurationFile, "workers"> {
+export interface Configuration extends Omit<ConfigurationFile, "workers" | "tracing"> {
   readonly workers: readonly WorkerSettings[];
   readonly workersFrom: WorkersFrom;
   /** The file that was read; undefined if none. */
@@ -256,8 +258,7 @@ export interface Configuration extends Omit<ConfigurationFile, "workers"> {
   readonly hostname: string;
   /** What people call the node, also when it is started again. */
   readonly nodeName: string;
-  /** An OTLP endpoint is configured. */
-  readonly tracing: boolean;
+  readonly tracing: TracingSettings;
 }
 
 /** One or more mistakes in the configuration. Its message is for the person who wrote it. */
@@ -356,6 +357,7 @@ export function loadConfiguration(options: {
   const grpcPort = port("CORTEX_GRPC_PORT", 50051, environment, problems);
   if (restPort === grpcPort && restPort !== 0) problems.push(`PORT and CORTEX_GRPC_PORT are both ${restPort}`);
   const logLevel = levelOf(environment, problems);
+  const tracing = readTracing((parsed ?? fileSchema.parse({})).tracing, environment, problems);
   if (problems.length > 0 || parsed === undefined) {
     const told = problems.map((problem) => problem.replaceAll(OPEN, "${").replaceAll(CLOSE, "}"));
     throw new ConfigurationError(text === undefined ? undefined : path, told);
@@ -381,9 +383,7 @@ export function loadConfiguration(options: {
     path: environment["PATH"] ?? "",
     hostname: environment["HOSTNAME"] || hostname(),
     nodeName: environment["CORTEX_NODE_NAME"] || environment["HOSTNAME"] || hostname(),
-    tracing:
-      environment["OTEL_SDK_DISABLED"] !== "true" &&
-      Boolean(environment["OTEL_EXPORTER_OTLP_ENDPOINT"] || environment["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]),
+    tracing,
   };
 }
 

@@ -35,7 +35,7 @@ type Listener = (configuration: Configuration, before: Configuration) => void;
 /** What takes effect only when the node is started again. */
 const FIXED: readonly [string, (configuration: Configuration) => unknown][] = [["node.zone", ({ node }) => node.zone]];
 /** What may change, as it is told in the log. */
-const PARTS = ["workers", "routing", "gateway", "clients", "node", "log"] as const;
+const PARTS = ["workers", "routing", "gateway", "clients", "node", "log", "tracing"] as const;
 
 /** Holds the configuration, and follows its file from `follow` to `stop`. */
 export class LiveConfiguration {

@@ -14,9 +14,11 @@ import { createAuthenticator, sameSecret } from "./authentication.ts";
 import type { Configuration } from "./config.ts";
 import { checkMesh } from "./health.ts";
 import { type Host, type ServiceEntry, StartError } from "./host.ts";
+import { KeptTraces } from "./kept-traces.ts";
 import { LiveConfiguration } from "./live-configuration.ts";
 import { Serving } from "./serving.ts";
 import { type ServiceLife, Supervisor } from "./supervisor.ts";
+import { isFault } from "./tracing-settings.ts";
 import { publishLoads } from "./worker-loads.ts";
 
 /** How long the others may take to hear that a node drains; only then it stops listening. */
@@ -61,13 +63,18 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   const nodeId = `${configuration.nodeName.replaceAll(/[^A-Za-z0-9-]/g, "-").slice(0, 40)}-${randomBytes(4).toString("hex")}`;
   const startedAtMs = performance.now();
   const log = createLogger({ level: configuration.log.level, readable: options.readableLogs, node: nodeId });
+  const keptTraces = new KeptTraces();
   const tracer = await startTracer({
-    recording: configuration.tracing,
+    recording: configuration.tracing.enabled,
     resource: {
       "service.name": services.length === 1 ? `cortex-${services[0]!.name}` : "cortex",
       "service.version": version,
       "service.instance.id": nodeId,
     },
+    rules: configuration.tracing,
+    isFault,
+    onKept: (traceId) => keptTraces.add(traceId),
+    log,
   });
   // What is done to end the node if its start fails half way, last thing first.
   const undo: (() => unknown)[] = [() => tracer.shutdown()];
@@ -127,6 +134,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     });
     meshSecret = () => mesh.secret;
     undo.push(() => mesh.leave());
+    if (configuration.tracing.enabled) undo.push(keptTraces.share(mesh, (traceId) => tracer.keep(traceId)));
 
     const clients = createClients({ nodeId, directory: mesh.directory, meshSecret, tracer, log });
     undo.push(() => clients.close());
@@ -143,9 +151,10 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         mesh.events.publish(EVENT.configurationChanged, ConfigurationChanged, event, NO_TRACE);
       },
     });
-    live.onChange(({ clients: known, log: { level } }) => {
+    live.onChange(({ clients: known, log: { level }, tracing }) => {
       authenticate = createAuthenticator(known);
       setLevel(log, level);
+      tracer.setRules(tracing);
     });
     const supervisor = new Supervisor({
       log,

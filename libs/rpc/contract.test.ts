@@ -49,11 +49,13 @@ function recordingTracer(): Tracer & {
         fail: (type) => {
           record.failed = type;
         },
+        keep: () => {},
         end: () => {
           record.ended++;
         },
       };
     },
+    newTrace: () => TRACE,
     shutdown: async () => {},
   };
 }

@@ -93,14 +93,11 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
       throw new RpcError("PERMISSION_DENIED", `only nodes of the mesh and administrators may ask ${name}`);
     }
     const trace = parseTraceparent(first(metadata, METADATA.traceparent), first(metadata, METADATA.tracestate));
-    const span = trace === undefined ? options.tracer.startSpan("grpc client", undefined, "server") : undefined;
-    // A client without a trace gets one: the span is only the root that gives it a trace id.
-    span?.end();
     return startCall({
       tenant: caller.trusted ? first(metadata, METADATA.tenant) || caller.tenant : caller.tenant,
       admin: caller.trusted ? first(metadata, METADATA.admin) !== "" : caller.admin,
       requestId: (caller.trusted && first(metadata, METADATA.requestId)) || randomUUID(),
-      trace: trace ?? span!.context,
+      trace: trace ?? options.tracer.newTrace(),
       deadlineAtMs: typeof deadline === "number" ? deadline : deadline.getTime(),
     });
   }

@@ -5,6 +5,7 @@ export {
   CATALOGUE,
   type ErrorClass,
   type FailedAttempt,
+  isReason,
   type Reason,
   RpcError,
   type RpcErrorDetails,

@@ -11,9 +11,12 @@ export {
 } from "./metric-catalogue.ts";
 export { createMetrics, type Metrics, type MetricsOptions, OTHER, type Report } from "./metrics.ts";
 export { ATTRIBUTE, EVENT, SPAN, SPAN_EVENT } from "./names.ts";
+export type { SpanFigures } from "./recording.ts";
+export type { SamplingRules } from "./sampling.ts";
 export {
   type Attributes,
   formatTraceparent,
+  type KeptFor,
   NO_TRACE,
   parseTraceparent,
   type Span,
@@ -21,15 +24,4 @@ export {
   type TraceContext,
   type Tracer,
 } from "./trace.ts";
-
-import { silentTracer, type Tracer } from "./trace.ts";
-
-/** The tracer of this process: recording where an OTLP endpoint is configured, silent otherwise. */
-export async function startTracer(options: {
-  readonly recording: boolean;
-  readonly resource: Readonly<Record<string, string>>;
-}): Promise<Tracer> {
-  if (!options.recording) return silentTracer;
-  const { startRecordingTracer } = await import("./otlp.ts");
-  return startRecordingTracer(options.resource);
-}
+export { type NodeTracer, startTracer, type TracerOptions } from "./tracer.ts";

@@ -23,6 +23,9 @@ export type Attributes = Readonly<Record<string, AttributeValue | undefined>>;
 /** What a span is in relation to others: who serves a request, who makes one, or neither. */
 export type SpanKind = "server" | "client" | "internal" | "producer";
 
+/** Why a trace is kept that was not drawn: something in it failed, took more than one worker, or was slow. */
+export type KeptFor = "error" | "failover" | "slow";
+
 /** One timed piece of work. End it exactly once. */
 export interface Span {
   /** The parent for what happens within it. */
@@ -33,17 +36,18 @@ export interface Span {
   event(name: string, attributes?: Attributes): void;
   /** Marks it as failed. `type` is a reason of the error catalogue or a status; `message` holds no secret. */
   fail(type: string, message: string): void;
+  /** Its trace is of interest, whatever was drawn when it began. Failures and slowness keep it by themselves. */
+  keep(why: KeptFor): void;
   end(): void;
 }
 
 /** Makes spans. */
 export interface Tracer {
-  /**
-   * Starts a span under `parent`, or a new trace without one. Not recorded (and nearly free) when the parent is not sampled,
-   * the sampler says no, or tracing is off.
-   */
+  /** Starts a span under `parent`, or a new trace without one. Nearly free when tracing is off. */
   startSpan(name: string, parent: TraceContext | undefined, kind: SpanKind, attributes?: Attributes): Span;
-  /** Sends what has been recorded and stops. */
+  /** A trace without a span: the first one that is started under it becomes its root. */
+  newTrace(): TraceContext;
+  /** Sends what is to be exported and stops. */
   shutdown(): Promise<void>;
 }
 
@@ -54,6 +58,9 @@ export const NO_TRACE: TraceContext = {
   sampled: false,
   state: "",
 };
+
+/** Stands for the span that a new trace does not have yet. */
+export const NO_SPAN_ID = NO_TRACE.spanId;
 
 const TRACEPARENT = /^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/;
 
@@ -79,20 +86,28 @@ export function formatTraceparent(trace: TraceContext): string {
   return `00-${trace.traceId}-${trace.spanId}-${trace.sampled ? "01" : "00"}`;
 }
 
-/** Random digits for many traces are made at once, which is several times cheaper than for each. */
-const HEX_PER_TRACE = 48;
-const TRACES_AT_ONCE = 128;
+/** Random digits for many ids are made at once, which is several times cheaper than for each. */
+const DIGITS_AT_ONCE = 6_144;
 let digits = "";
 let used = 0;
 
-function randomTrace(): TraceContext {
-  if (used === digits.length) {
-    digits = randomBytes((HEX_PER_TRACE / 2) * TRACES_AT_ONCE).toString("hex");
+function randomDigits(count: number): string {
+  if (used + count > digits.length) {
+    digits = randomBytes(DIGITS_AT_ONCE / 2).toString("hex");
     used = 0;
   }
-  const hex = digits.slice(used, used + HEX_PER_TRACE);
-  used += HEX_PER_TRACE;
-  return { traceId: hex.slice(0, 32), spanId: hex.slice(32), sampled: false, state: "" };
+  used += count;
+  return digits.slice(used - count, used);
+}
+
+/** A new id of a trace. */
+export function randomTraceId(): string {
+  return randomDigits(32);
+}
+
+/** A new id of a span. */
+export function randomSpanId(): string {
+  return randomDigits(16);
 }
 
 /** A span that records nothing and only hands its context on. */
@@ -105,11 +120,17 @@ export class SilentSpan implements Span {
   set(): void {}
   event(): void {}
   fail(): void {}
+  keep(): void {}
   end(): void {}
+}
+
+function silentTrace(): TraceContext {
+  return { traceId: randomTraceId(), spanId: randomSpanId(), sampled: false, state: "" };
 }
 
 /** A tracer that records nothing but still gives every request a trace id, for the logs. */
 export const silentTracer: Tracer = {
-  startSpan: (_name, parent) => new SilentSpan(parent ?? randomTrace()),
+  startSpan: (_name, parent) => new SilentSpan(parent ?? silentTrace()),
+  newTrace: silentTrace,
   shutdown: async () => {},
 };

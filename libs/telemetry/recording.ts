@@ -1,0 +1,376 @@
+/**
+ * The tracer that records, and decides at the end what is worth exporting. Which request fails, needs a second worker or is
+ * slow is not known when it begins, and its spans are made on several nodes. So every node records all spans, as light as they
+ * can be, and holds them for a while; who sees that a trace is of interest exports what it holds of it and tells the others.
+ */
+import { ATTRIBUTE, SPAN_EVENT } from "./names.ts";
+import { HeadSampler, type SamplingRules } from "./sampling.ts";
+import {
+  type Attributes,
+  type KeptFor,
+  NO_SPAN_ID,
+  NO_TRACE,
+  randomSpanId,
+  randomTraceId,
+  SilentSpan,
+  type Span,
+  type SpanKind,
+  type TraceContext,
+  type Tracer,
+} from "./trace.ts";
+
+/** A span that has ended, for whoever exports it. Times are those of `performance.now`. */
+export interface FinishedSpan {
+  readonly name: string;
+  readonly kind: SpanKind;
+  readonly traceId: string;
+  readonly spanId: string;
+  /** Empty for the root. */
+  readonly parentSpanId: string;
+  readonly state: string;
+  readonly startedAtMs: number;
+  readonly endedAtMs: number;
+  /** As they were set, one after the other: later ones hold. */
+  readonly attributes: readonly Attributes[];
+  readonly events: readonly SpanEvent[];
+  readonly failure: { readonly type: string; readonly message: string } | undefined;
+}
+
+interface SpanEvent {
+  readonly name: string;
+  readonly atMs: number;
+  readonly attributes: Attributes | undefined;
+}
+
+/** What has become of the spans of a node. */
+export interface SpanFigures {
+  /** Spans that were handed to the exporter. */
+  readonly exported: number;
+  /** Spans that were let go as nobody wanted their trace. */
+  readonly forgotten: number;
+  /** Spans that were let go early, for want of room: their trace may have been wanted. */
+  readonly dropped: number;
+  /** Spans that are held now, and about how many bytes they take. */
+  readonly held: number;
+  readonly heldBytes: number;
+  /** Traces that this node has seen to be of interest. */
+  readonly kept: Readonly<Record<KeptFor, number>>;
+}
+
+export interface RecordingOptions {
+  readonly rules: SamplingRules;
+  /** Whether a failure of that type is worth keeping a trace for; others are their caller's own doing. */
+  readonly isFault: (type: string) => boolean;
+  readonly exportSpan: (span: FinishedSpan) => void;
+  /** Told of each trace that was not drawn and that this node keeps, so that other nodes do so too. */
+  readonly onKept: (traceId: string) => void;
+  /** For tests; `performance.now` when absent. */
+  readonly now?: () => number;
+  /** For tests. */
+  readonly heldBytesMax?: number;
+}
+
+/**
+ * How long the spans of a trace are held after the last one here has ended. Failures and further attempts are seen where they
+ * happen, at once; what comes later is only the end of the request one or two nodes up, mostly milliseconds away.
+ */
+const HOLD_MS = 10_000;
+const SWEEP_EVERY_MS = 1_000;
+const HELD_BYTES_MAX = 32 * 1024 * 1024;
+/** Room is made for more than one span at a time. */
+const MAKE_ROOM_TO = 0.9;
+/** A trace with more spans than this on one node is something else than a request. */
+const HELD_SPANS_PER_TRACE_MAX = 1_000;
+/** What a span takes in memory, about: by itself, with each set of attributes, and with each event. */
+const SPAN_BYTES = 400;
+const ATTRIBUTES_BYTES = 200;
+const EVENT_BYTES = 150;
+const NO_EVENTS: readonly SpanEvent[] = [];
+
+/** What a node knows of a trace that has spans here. */
+class Trace {
+  readonly id: string;
+  /** It began here, so that nobody can want it any more when its spans have ended. */
+  readonly begunHere: boolean;
+  readonly tracer: RecordingTracer;
+  /** Its spans are exported as they end. */
+  kept: boolean;
+  openSpans = 0;
+  held: RecordedSpan[] = [];
+  heldBytes = 0;
+  /** When its last span here had ended; undefined while spans are open. */
+  idleSinceMs: number | undefined;
+
+  constructor(id: string, begunHere: boolean, kept: boolean, tracer: RecordingTracer) {
+    this.id = id;
+    this.begunHere = begunHere;
+    this.kept = kept;
+    this.tracer = tracer;
+  }
+}
+
+/** Both the span and its context: of the many spans that nobody will ever see, each is one object. */
+class RecordedSpan implements Span, TraceContext, FinishedSpan {
+  readonly recording = true;
+  readonly name: string;
+  readonly kind: SpanKind;
+  readonly trace: Trace;
+  readonly spanId = randomSpanId();
+  readonly parentSpanId: string;
+  readonly state: string;
+  readonly startedAtMs: number;
+  readonly attributes: Attributes[];
+  endedAtMs = 0;
+  failure: FinishedSpan["failure"];
+  #events: SpanEvent[] | undefined;
+
+  constructor(
+    name: string,
+    kind: SpanKind,
+    trace: Trace,
+    parent: TraceContext | undefined,
+    attributes: Attributes | undefined,
+  ) {
+    this.name = name;
+    this.kind = kind;
+    this.trace = trace;
+    this.parentSpanId = parent === undefined || parent.spanId === NO_SPAN_ID ? "" : parent.spanId;
+    this.state = parent?.state ?? "";
+    this.attributes = attributes === undefined ? [] : [attributes];
+    this.startedAtMs = trace.tracer.now();
+    trace.openSpans++;
+    trace.idleSinceMs = undefined;
+  }
+
+  get context(): TraceContext {
+    return this;
+  }
+
+  get traceId(): string {
+    return this.trace.id;
+  }
+
+  /** Who is called from now on need not find out again that the trace is kept. */
+  get sampled(): boolean {
+    return this.trace.kept;
+  }
+
+  get events(): readonly SpanEvent[] {
+    return this.#events ?? NO_EVENTS;
+  }
+
+  set(attributes: Attributes): void {
+    this.attributes.push(attributes);
+  }
+
+  event(name: string, attributes?: Attributes): void {
+    const { tracer } = this.trace;
+    const atMs = tracer.now();
+    this.#events ??= [];
+    this.#events.push({ name, atMs, attributes });
+    if (name === SPAN_EVENT.firstToken && atMs - this.startedAtMs > tracer.rules.slowFirstTokenMs) this.keep("slow");
+  }
+
+  fail(type: string, message: string): void {
+    this.failure = { type, message };
+    if (!this.trace.kept && this.trace.tracer.isFault(type)) this.keep("error");
+  }
+
+  keep(why: KeptFor): void {
+    if (!this.trace.kept) this.trace.tracer.keepFor(why, this);
+  }
+
+  end(): void {
+    if (this.endedAtMs !== 0) return;
+    const { tracer, kept } = this.trace;
+    this.endedAtMs = tracer.now();
+    const slow = this.endedAtMs - this.startedAtMs > tracer.rules.slowMs;
+    // What is not about a model may last as long as it likes: somebody watches.
+    if (slow && !kept && this.attributes.some((set) => set[ATTRIBUTE.requestModel] !== undefined)) this.keep("slow");
+    tracer.ended(this);
+  }
+
+  get bytes(): number {
+    return SPAN_BYTES + this.attributes.length * ATTRIBUTES_BYTES + this.events.length * EVENT_BYTES;
+  }
+}
+
+/** Records the spans of a node. */
+export class RecordingTracer implements Tracer {
+  readonly now: () => number;
+  readonly isFault: (type: string) => boolean;
+  rules: SamplingRules;
+  readonly #options: RecordingOptions;
+  readonly #heldBytesMax: number;
+  readonly #sampler: HeadSampler;
+  /** Those that are idle stand in the order in which they became so. */
+  readonly #traces = new Map<string, Trace>();
+  readonly #sweeping: NodeJS.Timeout;
+  readonly #kept: Record<KeptFor, number> = { error: 0, failover: 0, slow: 0 };
+  #held = 0;
+  #heldBytes = 0;
+  #exported = 0;
+  #forgotten = 0;
+  #dropped = 0;
+
+  constructor(options: RecordingOptions) {
+    this.#options = options;
+    this.rules = options.rules;
+    this.isFault = options.isFault;
+    this.now = options.now ?? (() => performance.now());
+    this.#heldBytesMax = options.heldBytesMax ?? HELD_BYTES_MAX;
+    this.#sampler = new HeadSampler(this.now);
+    this.#sweeping = setInterval(() => this.sweep(), SWEEP_EVERY_MS).unref();
+  }
+
+  startSpan(name: string, parent: TraceContext | undefined, kind: SpanKind, attributes?: Attributes): Span {
+    const trace = this.#traceOf(name, parent);
+    if (trace === undefined) return new SilentSpan(parent!);
+    if (trace instanceof Trace) return new RecordedSpan(name, kind, trace, parent, attributes);
+    return new SilentSpan(trace);
+  }
+
+  newTrace(): TraceContext {
+    return { traceId: randomTraceId(), spanId: NO_SPAN_ID, sampled: false, state: "" };
+  }
+
+  /** Another node has seen that the trace is of interest. */
+  keep(traceId: string): void {
+    const trace = this.#traces.get(traceId);
+    if (trace !== undefined && !trace.kept) this.#keep(trace);
+  }
+
+  get figures(): SpanFigures {
+    return {
+      exported: this.#exported,
+      forgotten: this.#forgotten,
+      dropped: this.#dropped,
+      held: this.#held,
+      heldBytes: this.#heldBytes,
+      kept: { ...this.#kept },
+    };
+  }
+
+  async shutdown(): Promise<void> {
+    clearInterval(this.#sweeping);
+    for (const trace of this.#traces.values()) this.#forget(trace);
+  }
+
+  /** For spans: the trace of `span` is of interest. */
+  keepFor(why: KeptFor, span: RecordedSpan): void {
+    if (!this.rules.keep.includes(why)) return;
+    span.set({ [ATTRIBUTE.kept]: why });
+    this.#kept[why]++;
+    this.#keep(span.trace);
+    this.#options.onKept(span.trace.id);
+  }
+
+  /** For spans: `span` has ended. */
+  ended(span: RecordedSpan): void {
+    const { trace } = span;
+    if (trace.kept) this.#export(span);
+    else this.#hold(span);
+    if (--trace.openSpans > 0) return;
+    if (trace.kept || trace.begunHere) {
+      this.#forget(trace);
+      return;
+    }
+    trace.idleSinceMs = span.endedAtMs;
+    this.#traces.delete(trace.id);
+    this.#traces.set(trace.id, trace);
+  }
+
+  /** Lets go of what has been held for long enough. */
+  sweep(): void {
+    const before = this.now() - HOLD_MS;
+    for (const trace of this.#traces.values()) {
+      if (trace.idleSinceMs === undefined) continue;
+      if (trace.idleSinceMs > before) return;
+      this.#forget(trace);
+    }
+  }
+
+  /** The trace that a span begins in; a context where it is not recorded, undefined where the parent's own will do. */
+  #traceOf(name: string, parent: TraceContext | undefined): Trace | TraceContext | undefined {
+    if (parent instanceof RecordedSpan) {
+      // Its other spans may all have ended, and with them what was known of it.
+      if (parent.trace.openSpans === 0) this.#traces.set(parent.trace.id, parent.trace);
+      return parent.trace;
+    }
+    const { rules } = this;
+    if (parent === undefined || parent.spanId === NO_SPAN_ID) {
+      if (parent?.traceId === NO_TRACE.traceId) return undefined;
+      const traceId = parent?.traceId ?? randomTraceId();
+      const drawn = this.#sampler.drawsNew(name, traceId, rules);
+      if (drawn || rules.keep.length > 0) return this.#begin(traceId, true, drawn);
+      return { traceId, spanId: randomSpanId(), sampled: false, state: "" };
+    }
+    const { traceId } = parent;
+    const drawn = parent.sampled || (!rules.parentBased && this.#sampler.draws(traceId, rules));
+    const known = this.#traces.get(traceId);
+    if (known !== undefined) {
+      if (drawn && !known.kept) this.#keep(known);
+      return known;
+    }
+    return drawn || rules.keep.length > 0 ? this.#begin(traceId, false, drawn) : undefined;
+  }
+
+  #begin(traceId: string, begunHere: boolean, drawn: boolean): Trace {
+    const trace = new Trace(traceId, begunHere, drawn, this);
+    this.#traces.set(traceId, trace);
+    return trace;
+  }
+
+  #keep(trace: Trace): void {
+    trace.kept = true;
+    const { held } = trace;
+    this.#release(trace);
+    for (const span of held) this.#export(span);
+    if (trace.openSpans === 0) this.#traces.delete(trace.id);
+  }
+
+  #export(span: RecordedSpan): void {
+    this.#exported++;
+    this.#options.exportSpan(span);
+  }
+
+  #hold(span: RecordedSpan): void {
+    const { trace, bytes } = span;
+    if (trace.held.length >= HELD_SPANS_PER_TRACE_MAX) {
+      this.#dropped++;
+      return;
+    }
+    trace.held.push(span);
+    trace.heldBytes += bytes;
+    this.#held++;
+    this.#heldBytes += bytes;
+    if (this.#heldBytes > this.#heldBytesMax) this.#makeRoom();
+  }
+
+  #forget(trace: Trace): void {
+    this.#forgotten += trace.held.length;
+    this.#release(trace);
+    this.#traces.delete(trace.id);
+  }
+
+  #release(trace: Trace): void {
+    this.#held -= trace.held.length;
+    this.#heldBytes -= trace.heldBytes;
+    trace.held = [];
+    trace.heldBytes = 0;
+  }
+
+  /** Lets go of the oldest: of what is idle first, as nobody will want most of it, and then of what still goes on. */
+  #makeRoom(): void {
+    const bytes = this.#heldBytesMax * MAKE_ROOM_TO;
+    for (const idle of [true, false]) {
+      for (const trace of this.#traces.values()) {
+        if (this.#heldBytes <= bytes) return;
+        if (idle !== (trace.idleSinceMs !== undefined) || trace.held.length === 0) continue;
+        this.#dropped += trace.held.length;
+        this.#release(trace);
+        if (idle) this.#traces.delete(trace.id);
+      }
+    }
+  }
+}
