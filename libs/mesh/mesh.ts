@@ -10,8 +10,10 @@ import { BUCKET, Buckets, BucketWatch } from "./buckets.ts";
 import { connectNats } from "./connection.ts";
 import { DesiredWorkers } from "./desired-workers.ts";
 import { type Clock, type Directory, type Entry, MeshDirectory, RUNNING_REPEAT_MS, systemClock } from "./directory.ts";
+import { type EventLog, MeshEventLog } from "./event-log.ts";
 import { type Events, MeshEvents } from "./events.ts";
 import { keyOf } from "./keys.ts";
+import { type SnapshotStore, Snapshots } from "./snapshots.ts";
 
 /** What a node is, and stays for as long as it runs. */
 export interface NodeDescription {
@@ -59,6 +61,10 @@ export interface Mesh {
   readonly secret: string;
   readonly directory: Directory;
   readonly events: Events;
+  /** The last hour's events, for whoever counts them. It is there once somebody has asked for it. */
+  readonly eventLog: EventLog;
+  /** What a service wants to have back when it is started again, on whatever node. */
+  snapshots(name: string): SnapshotStore;
   /**
    * Announces a worker of this node, or what has become of it; `added` when it does not come from a configuration file.
    * Bursts are merged, the latest wins. Never throws.
@@ -113,6 +119,7 @@ class Member implements Mesh {
   readonly nodeId: string;
   readonly directory: MeshDirectory;
   readonly events: MeshEvents;
+  readonly eventLog: MeshEventLog;
   readonly #options: JoinOptions;
   readonly #log: Logger;
   readonly #heartbeatMs: number;
@@ -165,6 +172,7 @@ class Member implements Mesh {
     );
     this.directory = new MeshDirectory({ self, expiryMs, store: this.#desired, clock, log });
     this.events = new MeshEvents({ connection, log });
+    this.eventLog = new MeshEventLog(connection);
     this.#announcer = new Announcer({ nodeId: node.id, buckets, directory: this.directory, log });
     this.#watches = {
       nodes: new BucketWatch({
@@ -236,6 +244,10 @@ class Member implements Mesh {
     this.#announcer.announce([info.name]);
   }
 
+  snapshots(name: string): SnapshotStore {
+    return new Snapshots(this.#connection, this.#buckets, name);
+  }
+
   withdrawWorker(name: string): void {
     this.directory.deleteOwnWorker(name);
     this.#announcer.announce([name]);
@@ -275,6 +287,7 @@ class Member implements Mesh {
     if (this.#buckets.connected) await inTime(this.#connection.flush(), CLOSE_TIMEOUT_MS);
     const closing = Promise.all([
       this.#connection.close(),
+      this.eventLog.close(),
       ...Object.values(this.#watches).map((watch) => watch.stop()),
     ]);
     // Whatever still waits for NATS has waited long enough.
@@ -305,6 +318,7 @@ class Member implements Mesh {
         this.#unsettled = true;
         this.#buckets.regained();
         this.events.regained();
+        this.eventLog.regained();
         this.#rouse();
       } else if (status.type === "error") {
         this.#log.warn({ error: String(status.error) }, "NATS reported an error");
