@@ -1,0 +1,83 @@
+/** The connection to /api/live: read over fetch, which can carry a key, and taken up again whenever it is lost. */
+import { ask, GatewayError, readEvents } from "./gateway.js";
+
+const RETRY_FIRST_MS = 500;
+const RETRY_MAX_MS = 8_000;
+/** Something comes every second; a connection that says nothing for so long is dead, whatever the network believes. */
+const SILENCE_MAX_MS = 10_000;
+
+/**
+ * `refused`: the gateway wants a key, or another one; the feed waits for {@link Feed.restart}.
+ * @typedef {"waiting" | "live" | "lost" | "refused"} Connection
+ */
+
+/**
+ * @typedef {object} Listener
+ * @property {(message: any, first: boolean) => void} onState told each message; `first` is the first one of a connection
+ * @property {(connection: Connection, error?: GatewayError) => void} onConnection
+ */
+
+/** One page's connection. */
+export class Feed {
+  /** @type {Listener} */
+  #listener;
+  #retryMs = RETRY_FIRST_MS;
+  #connection = new AbortController();
+  #timer = 0;
+
+  /** @param {Listener} listener */
+  constructor(listener) {
+    this.#listener = listener;
+  }
+
+  /** Connects anew, and at once. */
+  restart() {
+    clearTimeout(this.#timer);
+    this.#connection.abort();
+    this.#connection = new AbortController();
+    this.#retryMs = RETRY_FIRST_MS;
+    void this.#connect(this.#connection);
+  }
+
+  /** @param {AbortController} connection */
+  async #connect(connection) {
+    const { signal } = connection;
+    let silence = 0;
+    const heard = () => {
+      clearTimeout(silence);
+      silence = setTimeout(() => connection.abort(), SILENCE_MAX_MS);
+    };
+    /** @type {GatewayError | undefined} */
+    let failure;
+    try {
+      heard();
+      const response = await ask("/api/live", { headers: { accept: "text/event-stream" }, signal });
+      let first = true;
+      for await (const { event, data } of readEvents(response)) {
+        heard();
+        if (signal.aborted) break;
+        if (event !== "state") continue;
+        this.#retryMs = RETRY_FIRST_MS;
+        if (first) this.#listener.onConnection("live");
+        this.#listener.onState(JSON.parse(data), first);
+        first = false;
+      }
+    } catch (thrown) {
+      if (thrown instanceof GatewayError) failure = thrown;
+    } finally {
+      clearTimeout(silence);
+    }
+    // It was restarted meanwhile: somebody else connects.
+    if (connection !== this.#connection) return;
+    if (failure?.status === 401 || failure?.status === 403) {
+      this.#listener.onConnection("refused", failure);
+      return;
+    }
+    this.#listener.onConnection("lost", failure);
+    this.#connection = new AbortController();
+    const next = this.#connection;
+    // Pages that were cut off together do not come back together.
+    this.#timer = setTimeout(() => void this.#connect(next), this.#retryMs * (0.75 + Math.random() / 2));
+    this.#retryMs = Math.min(this.#retryMs * 2, RETRY_MAX_MS);
+  }
+}
