@@ -79,7 +79,6 @@ export const EVENT = {
   requestFinished: "cortex.request.finished",
   workerChanged: "cortex.worker.changed",
   workerLoad: "cortex.worker.load",
-  cacheAnswered: "cortex.cache.answered",
   cacheInvalidated: "cortex.cache.invalidated",
   nodeChanged: "cortex.node.changed",
   keyChanged: "cortex.key.changed",

@@ -12,6 +12,7 @@ import { ATTRIBUTE, SPAN, SPAN_EVENT, type Span, traceFields } from "../../libs/
 import type { Candidate } from "./candidates.ts";
 import type { RouterState } from "./dependencies.ts";
 import type { Needs } from "./needs.ts";
+import type { RequestAccount } from "./request-account.ts";
 import type { PlanTraits } from "./traits.ts";
 
 /** What an attempt is for. */
@@ -33,6 +34,8 @@ export interface AttemptOptions {
   /** The worker's slot has been taken already. */
   readonly admitted: boolean;
   readonly call: Call;
+  /** Where its account is part of a whole. */
+  readonly account: RequestAccount | undefined;
 }
 
 /** Characters of a text for each token of it, about. */
@@ -77,6 +80,7 @@ export class Attempt {
       [ATTRIBUTE.attemptKind]: KIND_NAMES[options.kind],
       [ATTRIBUTE.strategy]: options.strategy,
     });
+    if (options.kind !== AttemptKind.FIRST) this.#span.keep("failover");
     if (this.#span.recording) {
       this.#span.set({
         [ATTRIBUTE.resolved]: options.resolved,
@@ -173,6 +177,7 @@ export class Attempt {
       traceId: this.#span.context.traceId,
     };
     telling.tellAttempt(event);
+    this.#options.account?.add(event);
   }
 }
 

@@ -17,6 +17,7 @@ import { Attempt } from "./attempt.ts";
 import { type Candidate, RANK_DOWN, type Resolution, rankOf } from "./candidates.ts";
 import type { RouterState } from "./dependencies.ts";
 import { misfit, type Refusal, refusal, whyFit } from "./needs.ts";
+import type { RequestAccount } from "./request-account.ts";
 import type { PlanTraits } from "./traits.ts";
 
 /** What is asked, as far as choosing goes. */
@@ -27,6 +28,8 @@ export interface PlanRequest {
   readonly stream: boolean;
   readonly routing: RoutingOptions | undefined;
   readonly call: Call;
+  /** Absent where nothing is served: it is only to be explained. */
+  readonly account?: RequestAccount | undefined;
 }
 
 interface Failure {
@@ -289,7 +292,7 @@ export class Plan {
     options: { readonly kind?: AttemptKind | undefined; readonly lastResort?: boolean; readonly admitted?: boolean },
   ): Attempt {
     this.attempts++;
-    const { model, traits, stream, call } = this.request;
+    const { model, traits, stream, call, account } = this.request;
     return new Attempt(
       {
         candidate,
@@ -304,6 +307,7 @@ export class Plan {
         lastResort: options.lastResort ?? false,
         admitted: options.admitted ?? false,
         call,
+        account,
       },
       this.#state,
     );

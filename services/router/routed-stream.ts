@@ -29,6 +29,8 @@ export interface RoutedStreamOptions {
   /** What the client has seen already, through a router that was lost. */
   readonly resume: Resume | undefined;
   readonly ask: Ask;
+  /** Called when it has ended: well, with an error, or because its reader has left. Only the first time counts. */
+  readonly ended: (error?: RpcError) => void;
   readonly state: RouterState;
 }
 
@@ -36,6 +38,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
   readonly #plan: Plan;
   readonly #request: CompletionRequest;
   readonly #ask: Ask;
+  readonly #onEnd: (error?: RpcError) => void;
   readonly #state: RouterState;
   readonly #resume: Resume | undefined;
   /** What the client has seen. */
@@ -54,11 +57,12 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
   #begun = false;
   #ended = false;
 
-  constructor({ plan, request, resume, ask, state }: RoutedStreamOptions) {
+  constructor({ plan, request, resume, ask, ended, state }: RoutedStreamOptions) {
     this.#plan = plan;
     this.#request = request;
     this.#resume = resume;
     this.#ask = ask;
+    this.#onEnd = ended;
     this.#state = state;
     this.#answer = new AnswerSoFar(request);
     if (resume !== undefined) plan.attempts = resume.attempts;
@@ -79,6 +83,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
     this.#fail(left);
     const openings = [...this.#openings];
     for (const { attempt } of openings) attempt.failed(left);
+    this.#onEnd(left);
     await Promise.all([iterator?.return?.(), ...openings.map((opening) => opening.abandon())]);
     return DONE;
   }
@@ -86,10 +91,15 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
   // The beginning.
 
   async #begin(): Promise<IteratorResult<StreamResponse>> {
-    while (!this.#ended) {
-      const opening = this.#opening(await this.#plan.next(), this.#request);
-      const winner = await (this.#plan.hedging ? this.#race(opening) : this.#read(opening));
-      if (winner !== undefined) return this.#commit(winner.opening, winner.parts);
+    try {
+      while (!this.#ended) {
+        const opening = this.#opening(await this.#plan.next(), this.#request);
+        const winner = await (this.#plan.hedging ? this.#race(opening) : this.#read(opening));
+        if (winner !== undefined) return this.#commit(winner.opening, winner.parts);
+      }
+    } catch (thrown) {
+      this.#end(RpcError.from(thrown));
+      throw thrown;
     }
     return DONE;
   }
@@ -158,6 +168,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
     this.#attempt = opening.attempt;
     this.#iterator = opening.iterator;
     this.#answer.add(parts);
+    this.#plan.request.account?.firstContent();
     return { done: false, value: { parts, attempts: this.#plan.attempts } };
   }
 
@@ -168,8 +179,8 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
   ): IteratorResult<StreamResponse> | Promise<IteratorResult<StreamResponse>> => {
     if (result.done === true) {
       this.#iterator = undefined;
-      this.#ended = true;
       this.#attempt?.served();
+      this.#end();
       return DONE;
     }
     let parts = result.value.parts;
@@ -192,8 +203,8 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
     if (this.#ended) return DONE;
     if (this.#answer.finished && error.class !== "request") {
       // The client has everything: what is missing is the provider's good-bye.
-      this.#ended = true;
       this.#attempt?.served();
+      this.#end();
       return DONE;
     }
     return this.#continue(error);
@@ -211,7 +222,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
       this.#plan.failed(attempt, error);
       if (obstacle !== undefined) throw this.#interrupted(candidate.worker, error, obstacle);
     } catch (thrown) {
-      this.#ended = true;
+      this.#end(RpcError.from(thrown));
       throw thrown;
     }
     if (used !== undefined) this.#usedBefore = this.#usedBefore === undefined ? used : sumOf(this.#usedBefore, used);
@@ -224,8 +235,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
     const error = new RpcError("NODE_UNREACHABLE", "the router that had begun the answer was lost");
     const obstacle = this.#obstacle();
     if (obstacle === undefined) return this.#takeOver(resume.worker, error);
-    this.#ended = true;
-    throw this.#interrupted(resume.worker, error, obstacle);
+    throw this.#lost(resume.worker, error, obstacle);
   }
 
   #obstacle(): string | undefined {
@@ -238,10 +248,10 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
       try {
         attempt = await this.#plan.next(AttemptKind.CONTINUATION);
       } catch (thrown) {
-        this.#ended = true;
         const last = RpcError.from(thrown);
-        if (last.class === "request") throw last;
-        throw this.#interrupted(failedWorker, error, last.message);
+        if (last.class !== "request") throw this.#lost(failedWorker, error, last.message);
+        this.#end(last);
+        throw last;
       }
       const mode = this.#modeFor(attempt.candidate);
       if (mode === "prefill") this.#prefilled.add(attempt.candidate);
@@ -282,7 +292,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
       if (inWords) this.#plan.askAgain(attempt, error);
       else this.#plan.failed(attempt, error, true);
     } catch (thrown) {
-      this.#ended = true;
+      this.#end(RpcError.from(thrown));
       throw thrown;
     }
   }
@@ -298,6 +308,18 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
     if (attempt === undefined) return;
     attempt.outputCharacters = this.#answer.outputCharacters - this.#charactersBefore;
     attempt.failed(error);
+  }
+
+  #end(error?: RpcError): void {
+    this.#ended = true;
+    this.#onEnd(error);
+  }
+
+  /** Ends with the error that it returns. */
+  #lost(worker: string, error: RpcError, why: string): RpcError {
+    const interrupted = this.#interrupted(worker, error, why);
+    this.#end(interrupted);
+    return interrupted;
   }
 
   #interrupted(worker: string, error: RpcError, why: string): RpcError {

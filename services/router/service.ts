@@ -35,6 +35,7 @@ import type { RouterDependencies, RouterState } from "./dependencies.ts";
 import { Latencies } from "./latencies.ts";
 import { Loads } from "./loads.ts";
 import { changeOf, Plan, type PlanRequest } from "./plan.ts";
+import { RequestAccount } from "./request-account.ts";
 import { RoutedStream } from "./routed-stream.ts";
 import { Chooser } from "./strategies.ts";
 import { Telling } from "./telling.ts";
@@ -47,6 +48,15 @@ const HEDGES_SAVED = 10;
 const DEPARTED_MS = 60_000;
 /** When to ask again for a name whose workers were lost. */
 const DEPARTED_RETRY_AFTER_MS = 2_000;
+
+/** A request that is to be served, by a call of its own or one that others share. */
+interface Serving {
+  readonly routing: RoutingOptions | undefined;
+  readonly call: Call;
+  readonly account: RequestAccount;
+}
+
+type ServedRequest = PlanRequest & { readonly account: RequestAccount };
 
 /** A router, and how to end it. */
 export interface Router {
@@ -128,7 +138,7 @@ export function createRouter(dependencies: RouterDependencies): Router {
     }
   }
 
-  function plan(request: PlanRequest): Plan | Promise<Plan> {
+  function plan(request: ServedRequest): Plan | Promise<Plan> {
     const { model, call } = request;
     if (model === "") throw new RpcError("INVALID_REQUEST", "model is missing", { field: "model" });
     const { retryRatio, hedging } = dependencies.routing();
@@ -145,21 +155,26 @@ export function createRouter(dependencies: RouterDependencies): Router {
 
   /** Serves a unary request by the first worker that can. */
   async function serveWhole<T extends { usage?: Completion["usage"] }>(
-    request: PlanRequest,
+    request: ServedRequest,
     serve: (attempt: Attempt) => Promise<{ result: T; key: string }>,
   ): Promise<{ result: T; attempts: number }> {
-    const tries = await plan(request);
-    for (;;) {
-      const attempt = await tries.next();
-      try {
-        const { result, key } = await serve(attempt);
-        attempt.usage = result.usage;
-        attempt.key = key;
-        attempt.served();
-        return { result, attempts: tries.attempts };
-      } catch (thrown) {
-        tries.failed(attempt, RpcError.from(thrown));
+    request.account.callBegins();
+    try {
+      const tries = await plan(request);
+      for (;;) {
+        const attempt = await tries.next();
+        try {
+          const { result, key } = await serve(attempt);
+          attempt.usage = result.usage;
+          attempt.key = key;
+          attempt.served();
+          return { result, attempts: tries.attempts };
+        } catch (thrown) {
+          tries.failed(attempt, RpcError.from(thrown));
+        }
       }
+    } finally {
+      request.account.callEnds();
     }
   }
 
@@ -167,8 +182,8 @@ export function createRouter(dependencies: RouterDependencies): Router {
     return dependencies.clients.at(ProviderServiceDefinition, attempt.node);
   }
 
-  function chat(request: CompletionRequest, stream: boolean, routing: RoutingOptions | undefined, call: Call) {
-    return { model: request.model, traits: new ChatTraits(request, call.tenant), stream, routing, call };
+  function accountOf(operation: "chat" | "embeddings", model = "", stream: boolean, call: Call): RequestAccount {
+    return new RequestAccount({ operation, model, stream, call }, state);
   }
 
   const answers = new CachedAnswers({
@@ -187,8 +202,10 @@ export function createRouter(dependencies: RouterDependencies): Router {
     }
   }
 
-  async function completed(request: CompletionRequest, routing: RoutingOptions | undefined, call: Call) {
-    const { result, attempts } = await serveWhole(chat(request, false, routing, call), async (attempt) => {
+  async function completed(request: CompletionRequest, { routing, call, account }: Serving) {
+    const traits = new ChatTraits(request, call.tenant);
+    const wanted = { model: request.model, traits, stream: false, routing, call, account };
+    const { result, attempts } = await serveWhole(wanted, async (attempt) => {
       const { worker, model } = attempt.candidate;
       const asked = { worker, completion: { ...request, model }, lastResort: attempt.lastResort };
       const response = await provider(attempt).complete(asked, attempt.call);
@@ -197,9 +214,9 @@ export function createRouter(dependencies: RouterDependencies): Router {
     return { completion: result satisfies Completion, attempts, cache: undefined };
   }
 
-  async function embedded(request: EmbeddingRequest, routing: RoutingOptions | undefined, call: Call) {
+  async function embedded(request: EmbeddingRequest, { routing, call, account }: Serving) {
     const traits = embeddingTraits(request.inputs, call.tenant);
-    const wanted = { model: request.model, traits, stream: false, routing, call };
+    const wanted = { model: request.model, traits, stream: false, routing, call, account };
     const { result, attempts } = await serveWhole(wanted, async (attempt) => {
       const { worker, model } = attempt.candidate;
       const asked = { worker, embedding: { ...request, model }, lastResort: attempt.lastResort };
@@ -211,53 +228,95 @@ export function createRouter(dependencies: RouterDependencies): Router {
 
   function streamed(
     request: CompletionRequest,
-    { routing, resume }: { readonly routing: RoutingOptions | undefined; readonly resume: Resume | undefined },
-    call: Call,
+    { routing, call, account }: Serving,
+    resume: Resume | undefined,
   ): AsyncIterator<StreamResponse> {
-    return later(plan(chat(request, true, routing, call)), (tries) => {
-      return new RoutedStream({
-        plan: tries,
+    let isOver = false;
+    const ended = (error?: RpcError): void => {
+      if (isOver) return;
+      isOver = true;
+      account.callEnds();
+      // A call that others may share does not end the request.
+      if (call === account.call) account.end(error);
+    };
+    account.callBegins();
+    const traits = new ChatTraits(request, call.tenant);
+    let tries: Plan | Promise<Plan>;
+    try {
+      tries = plan({ model: request.model, traits, stream: true, routing, call, account });
+    } catch (thrown) {
+      ended(RpcError.from(thrown));
+      throw thrown;
+    }
+    const make = (made: Plan): RoutedStream =>
+      new RoutedStream({
+        plan: made,
         request,
         resume,
         state,
+        ended,
         ask(attempt, asked) {
           const { worker, model } = attempt.candidate;
           const message = { worker, completion: { ...asked, model }, lastResort: attempt.lastResort };
           return provider(attempt).stream(message, attempt.call);
         },
       });
-    });
+    return tries instanceof Promise ? new LaterStream(tries.then(make), ended) : make(tries);
   }
 
   const service: Service<typeof RouterServiceDefinition> = {
     async complete({ completion, routing, cache }, call) {
-      const request = required(completion);
-      if (!dependencies.cache().enabled && cache === undefined) return completed(request, routing, call);
-      const asked = { request, route: routeOf(request.model), routing, options: cache, call };
-      return answers.complete(asked, (made) => completed(request, routing, made));
+      const account = accountOf("chat", completion?.model, false, call);
+      try {
+        const request = required(completion);
+        const isDirect = !dependencies.cache().enabled && cache === undefined;
+        const answer = await (isDirect
+          ? completed(request, { routing, call, account })
+          : answers.complete(
+              { request, route: routeOf(request.model), routing, options: cache, call, account },
+              (made) => completed(request, { routing, call: made, account }),
+            ));
+        account.end(undefined, answer.completion?.usage);
+        return answer;
+      } catch (thrown) {
+        account.end(RpcError.from(thrown));
+        throw thrown;
+      }
     },
 
     stream({ completion, routing, resume, cache }, call) {
       return {
         [Symbol.asyncIterator]: () => {
-          const request = required(completion);
-          const direct = resume !== undefined || (!dependencies.cache().enabled && cache === undefined);
-          if (direct) return streamed(request, { routing, resume }, call);
-          const asked = { request, route: routeOf(request.model), routing, options: cache, call };
-          return answers.stream(asked, (made, from) => streamed(request, { routing, resume: from }, made));
+          const account = accountOf("chat", completion?.model, true, call);
+          try {
+            const request = required(completion);
+            const isDirect = resume !== undefined || (!dependencies.cache().enabled && cache === undefined);
+            if (isDirect) return streamed(request, { routing, call, account }, resume);
+            const asked = { request, route: routeOf(request.model), routing, options: cache, call, account };
+            return answers.stream(asked, (made, from) => streamed(request, { routing, call: made, account }, from));
+          } catch (thrown) {
+            account.end(RpcError.from(thrown));
+            throw thrown;
+          }
         },
       };
     },
 
     async embed({ embedding, routing, cache }, call) {
-      if (embedding === undefined) {
-        throw new RpcError("INVALID_REQUEST", "embedding is missing", { field: "embedding" });
+      const account = accountOf("embeddings", embedding?.model, false, call);
+      try {
+        const request = requiredInputs(embedding);
+        const route = dependencies.cache().enabled || cache !== undefined ? routeOf(request.model) : undefined;
+        const serve = (wanted: EmbeddingRequest) => embedded(wanted, { routing, call, account });
+        const answer = await (route === undefined
+          ? serve(request)
+          : answers.embed({ request, route, options: cache, call, account }, serve));
+        account.end();
+        return answer;
+      } catch (thrown) {
+        account.end(RpcError.from(thrown));
+        throw thrown;
       }
-      const request: EmbeddingRequest = embedding;
-      if (request.inputs.length === 0) throw new RpcError("INVALID_REQUEST", "input is empty", { field: "input" });
-      const route = dependencies.cache().enabled || cache !== undefined ? routeOf(request.model) : undefined;
-      if (route === undefined) return embedded(request, routing, call);
-      return answers.embed({ request, route, options: cache, call }, (wanted) => embedded(wanted, routing, call));
     },
 
     join({ key, whole }, call) {
@@ -272,8 +331,9 @@ export function createRouter(dependencies: RouterDependencies): Router {
       const request = required(completion);
       const startedAtMs = performance.now();
       const resolution = state.index().resolve(request.model);
-      const wanted = chat(request, true, routing, call);
-      const { certain, guessed } = wanted.traits.needs;
+      const traits = new ChatTraits(request, call.tenant);
+      const { certain, guessed } = traits.needs;
+      const wanted = { model: request.model, traits, stream: true, routing, call };
       const tries = new Plan(wanted, resolution, state, "explain");
       const candidates = tries.explain();
       const durationUs = (performance.now() - startedAtMs) * 1_000;
@@ -361,26 +421,44 @@ function routesOf(dependencies: RouterDependencies): Routes {
   return dependencies.routing().models;
 }
 
-/** A stream whose maker is not there yet; costs nothing when it is. */
-function later<T>(ready: Plan | Promise<Plan>, make: (plan: Plan) => AsyncIterator<T>): AsyncIterator<T> {
-  if (!(ready instanceof Promise)) return make(ready);
-  let made: AsyncIterator<T> | undefined;
-  const done: IteratorResult<T> = { done: true, value: undefined };
-  return {
-    async next() {
-      made ??= make(await ready);
-      return made.next();
-    },
-    async return() {
-      ready.catch(() => {});
-      return made?.return?.() ?? done;
-    },
-  };
+/** A stream whose plan is not made yet. */
+class LaterStream implements AsyncIterator<StreamResponse> {
+  readonly #making: Promise<RoutedStream>;
+  readonly #ended: (error?: RpcError) => void;
+  #made: RoutedStream | undefined;
+  #left = false;
+
+  constructor(making: Promise<RoutedStream>, ended: (error?: RpcError) => void) {
+    this.#making = making;
+    this.#ended = ended;
+    // It may fail before anybody asks for it.
+    making.catch((thrown: unknown) => ended(RpcError.from(thrown)));
+  }
+
+  async next(): Promise<IteratorResult<StreamResponse>> {
+    this.#made ??= await this.#making;
+    return this.#left ? DONE : this.#made.next();
+  }
+
+  async return(): Promise<IteratorResult<StreamResponse>> {
+    this.#left = true;
+    if (this.#made !== undefined) return this.#made.return();
+    this.#ended(new RpcError("CANCELLED", "the caller went away"));
+    return DONE;
+  }
 }
+
+const DONE: IteratorResult<StreamResponse> = { done: true, value: undefined };
 
 function required(request: CompletionRequest | undefined): CompletionRequest {
   if (request === undefined) throw new RpcError("INVALID_REQUEST", "completion is missing", { field: "completion" });
   if (request.messages.length === 0) throw new RpcError("INVALID_REQUEST", "messages is empty", { field: "messages" });
+  return request;
+}
+
+function requiredInputs(request: EmbeddingRequest | undefined): EmbeddingRequest {
+  if (request === undefined) throw new RpcError("INVALID_REQUEST", "embedding is missing", { field: "embedding" });
+  if (request.inputs.length === 0) throw new RpcError("INVALID_REQUEST", "input is empty", { field: "input" });
   return request;
 }
 

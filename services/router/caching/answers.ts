@@ -5,14 +5,8 @@
 
 import { type CacheLevel, isInvalidated, keyPart } from "../../../libs/caching/index.ts";
 import type { Entry, LevelStatistics } from "../../../libs/gen/cortex/cache/v1/cache.ts";
-import { CacheAnswered, type CacheInvalidated } from "../../../libs/gen/cortex/events/v1/events.ts";
-import type {
-  Completion,
-  CompletionRequest,
-  EmbeddingRequest,
-  Part,
-  Usage,
-} from "../../../libs/gen/cortex/llm/v1/llm.ts";
+import type { CacheInvalidated } from "../../../libs/gen/cortex/events/v1/events.ts";
+import type { Completion, CompletionRequest, EmbeddingRequest, Part } from "../../../libs/gen/cortex/llm/v1/llm.ts";
 import {
   type CacheOptions,
   type CacheStatus,
@@ -26,20 +20,19 @@ import {
   CacheStatus_State as State,
   type StreamResponse,
 } from "../../../libs/gen/cortex/router/v1/router.ts";
-import type { Events } from "../../../libs/mesh/index.ts";
 import { type Call, type OwnedCall, RpcError, startCall } from "../../../libs/rpc/index.ts";
-import { ATTRIBUTE, EVENT, SPAN, type Tracer } from "../../../libs/telemetry/index.ts";
+import { ATTRIBUTE, SPAN, type Tracer } from "../../../libs/telemetry/index.ts";
+import type { RequestAccount } from "../request-account.ts";
 import { Flight } from "./flight.ts";
 import { FollowedAnswer } from "./followed.ts";
 import { answerKey } from "./key.ts";
 import { type Acquired, CacheLevels, type LevelsDependencies } from "./levels.ts";
-import { compact, replay, toCompletion, toParts } from "./parts.ts";
+import { compact, replay, toCompletion, toParts, usageOf } from "./parts.ts";
 import { bypass, unkept } from "./rules.ts";
 import { embedCached, type VectorsAsked } from "./vectors.ts";
 
 export interface AnswersDependencies extends LevelsDependencies {
   readonly tracer: Tracer;
-  readonly events: Events;
   /** For a whole request, in milliseconds. */
   timeoutMs(): number;
 }
@@ -52,6 +45,7 @@ export interface Asked {
   readonly routing: RoutingOptions | undefined;
   readonly options: CacheOptions | undefined;
   readonly call: Call;
+  readonly account: RequestAccount;
 }
 
 /** Gets an answer from a provider, from its beginning or from where it was lost. */
@@ -110,7 +104,7 @@ export class CachedAnswers implements CacheLevel {
   /** A streamed answer. */
   stream(asked: Asked, get: GetStream): AsyncIterator<StreamResponse> {
     const why = this.#whyNot(asked);
-    if (why === undefined) return new Deferred(() => this.#stream(asked, get));
+    if (why === undefined) return new Deferred(() => this.#stream(asked, get), asked.account);
     refuseIfOnlyCached(asked, why);
     const source = get(asked.call, undefined);
     return why === "disabled" ? source : this.#told(source, status(State.BYPASS, why), asked);
@@ -170,7 +164,7 @@ export class CachedAnswers implements CacheLevel {
       default: {
         const source = (made: Call): AsyncIterator<StreamResponse> => make(made);
         const opened = this.#open(key, asked, source, { whole: false, led: found.kind === "lead" });
-        return opened.join(this.#trace(status(State.MISS, "", key), call));
+        return opened.join(this.#trace(status(State.MISS, "", key), call), asked.account);
       }
     }
   }
@@ -248,7 +242,7 @@ export class CachedAnswers implements CacheLevel {
     detail: string,
   ): AsyncIterator<StreamResponse> {
     const flight = this.#open(key, asked, make, { whole: false, led: false, registered: false });
-    return flight.join(this.#trace(status(State.MISS, detail, key), asked.call));
+    return flight.join(this.#trace(status(State.MISS, detail, key), asked.call), asked.account);
   }
 
   /** The answer that another router is getting; gone on with here when that router is lost. */
@@ -331,13 +325,14 @@ export class CachedAnswers implements CacheLevel {
 
   #share(flight: Flight, key: string, asked: Asked): AsyncIterator<StreamResponse> {
     this.#shared++;
-    const told = this.#trace(status(State.SHARED, "", key), asked.call);
-    return new Shared(flight.join(told), (usage, durationMs) => this.#publish("shared", usage, durationMs, asked));
+    asked.account.fromCache("shared");
+    return flight.join(this.#trace(status(State.SHARED, "", key), asked.call), asked.account);
   }
 
   #hit(entry: Entry, level: string, key: string, asked: Asked): AsyncIterator<StreamResponse> {
     const { parts, told } = this.#fromEntry(entry, level, key, asked);
-    return replay(parts, { tokensPerSecond: asked.options?.tokensPerSecond, cache: told, call: asked.call });
+    const { options, call, account } = asked;
+    return replay(parts, { tokensPerSecond: options?.tokensPerSecond, cache: told, call, account });
   }
 
   #fromEntry(
@@ -349,24 +344,8 @@ export class CachedAnswers implements CacheLevel {
     const parts = entry.content?.$case === "answer" ? entry.content.value.parts : [];
     const ageS = Math.max(0, Date.now() - entry.createdAtMs) / 1_000;
     const told = this.#trace({ ...status(State.HIT, level, key), ageS }, asked.call);
-    this.#publish(level, usageOf(parts), 0, asked);
+    asked.account.fromCache(level, usageOf(parts));
     return { parts, told };
-  }
-
-  #publish(level: string, usage: Usage | undefined, durationMs: number, { request, call }: Asked): void {
-    const { events, nodeId } = this.#dependencies;
-    const { requestId, tenant } = call;
-    const event: CacheAnswered = {
-      requestId,
-      tenant,
-      requestedModel: request.model,
-      level,
-      routerNode: nodeId,
-      stream: true,
-      usage,
-      durationMs,
-    };
-    events.publish(EVENT.cacheAnswered, CacheAnswered, event, call.trace);
   }
 
   /** A stream that tells in its first chunk why the cache was not asked. */
@@ -415,12 +394,6 @@ function status(state: State, detail: string, key = ""): CacheStatus {
   return { state, detail, ageS: 0, key };
 }
 
-function usageOf(parts: readonly Part[]): Usage | undefined {
-  let usage: Usage | undefined;
-  for (const { part } of parts) if (part?.$case === "usage") usage = part.value;
-  return usage;
-}
-
 const NEVER = new AbortController().signal;
 
 /** The call for work that outlives it. */
@@ -453,12 +426,15 @@ async function collect(stream: AsyncIterator<StreamResponse>): Promise<CompleteR
 /** A stream whose maker takes a moment. */
 class Deferred<T> implements AsyncIterator<T> {
   readonly #make: () => Promise<AsyncIterator<T>>;
+  readonly #account: RequestAccount | undefined;
   #making: Promise<AsyncIterator<T>> | undefined;
   #made: AsyncIterator<T> | undefined;
   #left = false;
 
-  constructor(make: () => Promise<AsyncIterator<T>>) {
+  /** `account` is told when it could not be made, or has been left before. */
+  constructor(make: () => Promise<AsyncIterator<T>>, account?: RequestAccount) {
     this.#make = make;
+    this.#account = account;
   }
 
   next(): Promise<IteratorResult<T>> {
@@ -467,7 +443,7 @@ class Deferred<T> implements AsyncIterator<T> {
 
   async #first(): Promise<IteratorResult<T>> {
     this.#making ??= this.#make();
-    const made = await this.#making;
+    const made = await this.#making.catch(this.#failed);
     this.#made = made;
     if (this.#left) {
       await made.return?.();
@@ -479,9 +455,15 @@ class Deferred<T> implements AsyncIterator<T> {
   async return(): Promise<IteratorResult<T>> {
     this.#left = true;
     this.#making?.catch(() => {});
+    if (this.#made === undefined) this.#account?.left();
     await this.#made?.return?.();
     return { done: true, value: undefined };
   }
+
+  readonly #failed = (thrown: unknown): never => {
+    this.#account?.end(RpcError.from(thrown));
+    throw thrown;
+  };
 }
 
 /** A whole answer as a stream of one chunk. */
@@ -521,30 +503,6 @@ class FirstChunk implements AsyncIterator<StreamResponse> {
     return this.#inner
       .next()
       .then((result) => (result.done === true ? result : { done: false, value: { ...result.value, cache: told } }));
-  }
-
-  return(): Promise<IteratorResult<StreamResponse>> {
-    return this.#inner.return?.() ?? Promise.resolve({ done: true, value: undefined });
-  }
-}
-
-/** A reader of somebody else's answer, whose end is told. */
-class Shared implements AsyncIterator<StreamResponse> {
-  readonly #inner: AsyncIterator<StreamResponse>;
-  readonly #served: (usage: Usage | undefined, durationMs: number) => void;
-  readonly #startedAtMs = performance.now();
-  #usage: Usage | undefined;
-
-  constructor(inner: AsyncIterator<StreamResponse>, served: (usage: Usage | undefined, durationMs: number) => void) {
-    this.#inner = inner;
-    this.#served = served;
-  }
-
-  async next(): Promise<IteratorResult<StreamResponse>> {
-    const result = await this.#inner.next();
-    if (result.done === true) this.#served(this.#usage, performance.now() - this.#startedAtMs);
-    else this.#usage = usageOf(result.value.parts) ?? this.#usage;
-    return result;
   }
 
   return(): Promise<IteratorResult<StreamResponse>> {

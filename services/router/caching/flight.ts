@@ -2,9 +2,11 @@
  * One answer on its way, for everybody who asks the same at the same time. All read it from its beginning, each at a pace of
  * its own: the fastest pulls, the others find what has come. Who leaves stops nobody; when the last one has left, it ends.
  */
-import type { Part } from "../../../libs/gen/cortex/llm/v1/llm.ts";
+import type { Part, Usage } from "../../../libs/gen/cortex/llm/v1/llm.ts";
 import type { CacheStatus, StreamResponse } from "../../../libs/gen/cortex/router/v1/router.ts";
 import { RpcError } from "../../../libs/rpc/index.ts";
+import type { RequestAccount } from "../request-account.ts";
+import { usageOf } from "./parts.ts";
 
 /** What readers have not read yet, at most, about; whoever is slower is let go of. Far more than an answer has. */
 const KEPT_CHARACTERS_MAX = 8 * 1024 * 1024;
@@ -40,6 +42,8 @@ export class Flight {
   readonly #readers = new Set<FlightReader>();
   #over = false;
   #failure: RpcError | undefined;
+  /** What the answer says that it has used; known at its end. */
+  #usage: Usage | undefined;
 
   constructor(options: FlightOptions) {
     this.tenant = options.tenant;
@@ -53,24 +57,25 @@ export class Flight {
     return this.#dropped === 0 && !this.#over;
   }
 
-  /** Everything from the beginning, as it comes. `status` is what this reader is told of the cache. */
-  join(status: CacheStatus): AsyncIterator<StreamResponse> {
-    const reader = new FlightReader(this, status);
+  /** Everything from the beginning, as it comes. `status` is what this reader is told of the cache, `account` whose it is. */
+  join(status: CacheStatus, account?: RequestAccount): AsyncIterator<StreamResponse> {
+    const reader = new FlightReader(this, status, account);
     this.#readers.add(reader);
     return reader;
   }
 
-  /** The chunk at `position`, counted from the first. */
-  read(position: number): Promise<IteratorResult<StreamResponse>> {
+  /** What `reader` reads at `position`, counted from the first chunk. */
+  read(position: number, reader: FlightReader): Promise<IteratorResult<StreamResponse>> {
     const index = position - this.#dropped;
     const known = this.#chunks[index];
     if (known !== undefined) return Promise.resolve({ done: false, value: known });
+    if (this.#over) reader.ended(this.#failure, this.#usage);
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     if (this.#over) return Promise.resolve(DONE);
     const isNext = index === this.#chunks.length;
     this.#pending ??= this.#source.next().then(this.#onResult, this.#onFailure);
     // Who asks for several at once is served in turn.
-    return isNext ? this.#pending : this.#pending.then(() => this.read(position));
+    return isNext ? this.#pending : this.#pending.then(() => this.read(position, reader));
   }
 
   leave(reader: FlightReader): void {
@@ -83,6 +88,7 @@ export class Flight {
     this.#pending = undefined;
     if (result.done === true) {
       const kept = this.#dropped === 0 && !this.#over;
+      for (const { parts } of this.#chunks) this.#usage = usageOf(parts) ?? this.#usage;
       this.#end(kept ? { kind: "whole", parts: this.#chunks.flatMap(({ parts }) => parts) } : { kind: "broken" });
       return DONE;
     }
@@ -103,6 +109,9 @@ export class Flight {
     if (this.#over) return;
     this.#over = true;
     this.#ended(end);
+    // Those who wait for more have nothing left to read; the others are told when they come to the end.
+    const chunks = this.#dropped + this.#chunks.length;
+    for (const reader of this.#readers) if (reader.position > chunks) reader.ended(this.#failure, this.#usage);
   }
 
   /** Forgets what everybody has read, and lets go of who is too far behind. */
@@ -124,26 +133,31 @@ class FlightReader implements AsyncIterator<StreamResponse> {
   position = 0;
   readonly #flight: Flight;
   readonly #status: CacheStatus;
+  readonly #account: RequestAccount | undefined;
   #left = false;
   #tooSlow = false;
 
-  constructor(flight: Flight, status: CacheStatus) {
+  constructor(flight: Flight, status: CacheStatus, account: RequestAccount | undefined) {
     this.#flight = flight;
     this.#status = status;
+    this.#account = account;
   }
 
   next(): Promise<IteratorResult<StreamResponse>> {
     if (this.#tooSlow) {
-      return Promise.reject(new RpcError("STREAM_INTERRUPTED", "the answer was read too slowly to be kept so long"));
+      const error = new RpcError("STREAM_INTERRUPTED", "the answer was read too slowly to be kept so long");
+      this.ended(error);
+      return Promise.reject(error);
     }
     if (this.#left) return Promise.resolve(DONE);
     const position = this.position++;
-    const answer = this.#flight.read(position);
+    const answer = this.#flight.read(position, this);
     return position === 0 ? answer.then(this.#first) : answer;
   }
 
   return(): Promise<IteratorResult<StreamResponse>> {
     this.#left = true;
+    this.#account?.left();
     this.#flight.leave(this);
     return Promise.resolve(DONE);
   }
@@ -153,8 +167,16 @@ class FlightReader implements AsyncIterator<StreamResponse> {
     this.#flight.leave(this);
   }
 
-  readonly #first = (result: IteratorResult<StreamResponse>): IteratorResult<StreamResponse> =>
-    result.done === true ? result : { done: false, value: { ...result.value, cache: this.#status } };
+  /** It has read everything that there is: the whole answer, or what came before it failed. */
+  ended(failure?: RpcError, usage?: Usage): void {
+    this.#account?.end(failure, usage);
+  }
+
+  readonly #first = (result: IteratorResult<StreamResponse>): IteratorResult<StreamResponse> => {
+    if (result.done === true) return result;
+    this.#account?.firstContent();
+    return { done: false, value: { ...result.value, cache: this.#status } };
+  };
 }
 
 function charactersOf(parts: readonly Part[]): number {

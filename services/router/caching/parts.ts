@@ -20,6 +20,7 @@ import {
 } from "../../../libs/gen/cortex/llm/v1/llm.ts";
 import type { CacheStatus, StreamResponse } from "../../../libs/gen/cortex/router/v1/router.ts";
 import { abortReason, type Call } from "../../../libs/rpc/index.ts";
+import type { RequestAccount } from "../request-account.ts";
 import { CHARACTERS_PER_TOKEN } from "./rules.ts";
 
 /** The parts of a whole answer. Throws PROVIDER_INVALID_ANSWER when it holds what no stream can. */
@@ -210,32 +211,46 @@ export interface ReplayOptions {
   readonly cache: CacheStatus;
   /** Its signal ends the pauses. */
   readonly call: Pick<Call, "signal">;
+  /** Whose it is. */
+  readonly account?: RequestAccount | undefined;
+}
+
+/** What an answer says that it has used. */
+export function usageOf(parts: readonly Part[]): Usage | undefined {
+  let usage: Usage | undefined;
+  for (const { part } of parts) if (part?.$case === "usage") usage = part.value;
+  return usage;
 }
 
 /** The parts as a stream: in one chunk, or at a pace. Whoever reads slowly gets what is due by then at once. */
 export function replay(parts: readonly Part[], options: ReplayOptions): AsyncIterator<StreamResponse> {
-  const { tokensPerSecond = 0, cache, call } = options;
-  if (!(tokensPerSecond > 0)) return new AtOnce({ parts, attempts: 0, cache });
-  return new Paced(schedule(parts, (tokensPerSecond * CHARACTERS_PER_TOKEN) / 1_000), cache, call);
+  const { tokensPerSecond = 0, cache, account } = options;
+  if (!(tokensPerSecond > 0)) return new AtOnce({ parts, attempts: 0, cache }, account);
+  return new Paced(schedule(parts, (tokensPerSecond * CHARACTERS_PER_TOKEN) / 1_000), options);
 }
 
 const DONE: IteratorResult<StreamResponse> = { done: true, value: undefined };
 
 class AtOnce implements AsyncIterator<StreamResponse> {
+  readonly #account: RequestAccount | undefined;
   #chunk: StreamResponse | undefined;
 
-  constructor(chunk: StreamResponse) {
+  constructor(chunk: StreamResponse, account: RequestAccount | undefined) {
     this.#chunk = chunk;
+    this.#account = account;
   }
 
   next(): Promise<IteratorResult<StreamResponse>> {
     const value = this.#chunk;
     this.#chunk = undefined;
+    if (value === undefined) this.#account?.end();
+    else this.#account?.firstContent();
     return Promise.resolve(value === undefined ? DONE : { done: false, value });
   }
 
   return(): Promise<IteratorResult<StreamResponse>> {
     this.#chunk = undefined;
+    this.#account?.left();
     return Promise.resolve(DONE);
   }
 }
@@ -252,24 +267,32 @@ const PAUSE_MS_MAX = 2_147_483_647;
 class Paced implements AsyncIterator<StreamResponse> {
   readonly #due: readonly Due[];
   readonly #signal: AbortSignal;
+  readonly #account: RequestAccount | undefined;
   #cache: CacheStatus | undefined;
   #next = 0;
   #startedAtMs: number | undefined;
   /** Ends the pause, if there is one. */
   #wake: (() => void) | undefined;
 
-  constructor(due: readonly Due[], cache: CacheStatus, { signal }: Pick<Call, "signal">) {
+  constructor(due: readonly Due[], { cache, call, account }: ReplayOptions) {
     this.#due = due;
     this.#cache = cache;
-    this.#signal = signal;
+    this.#signal = call.signal;
+    this.#account = account;
   }
 
   async next(): Promise<IteratorResult<StreamResponse>> {
     this.#startedAtMs ??= performance.now();
     for (;;) {
-      if (this.#signal.aborted) throw abortReason(this.#signal);
+      if (this.#signal.aborted) {
+        this.#account?.left();
+        throw abortReason(this.#signal);
+      }
       const first = this.#due[this.#next];
-      if (first === undefined) return DONE;
+      if (first === undefined) {
+        this.#account?.end();
+        return DONE;
+      }
       const elapsedMs = performance.now() - this.#startedAtMs;
       if (first.atMs <= elapsedMs) return { done: false, value: this.#chunk(elapsedMs) };
       await this.#pause(first.atMs - elapsedMs);
@@ -277,6 +300,7 @@ class Paced implements AsyncIterator<StreamResponse> {
   }
 
   async return(): Promise<IteratorResult<StreamResponse>> {
+    this.#account?.left();
     this.#next = this.#due.length;
     this.#wake?.();
     return DONE;
@@ -288,6 +312,7 @@ class Paced implements AsyncIterator<StreamResponse> {
       parts.push(due.part);
       this.#next += 1;
     }
+    this.#account?.firstContent();
     const cache = this.#cache;
     this.#cache = undefined;
     return { parts, attempts: 0, cache };

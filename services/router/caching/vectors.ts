@@ -21,6 +21,7 @@ import {
 } from "../../../libs/gen/cortex/router/v1/router.ts";
 import type { Configuration } from "../../../libs/host/index.ts";
 import { type Call, RpcError } from "../../../libs/rpc/index.ts";
+import type { RequestAccount } from "../request-account.ts";
 import { vectorKeys } from "./key.ts";
 import { bypassVectors, unkeptVectors } from "./rules.ts";
 
@@ -42,6 +43,8 @@ export interface VectorsAsked {
   readonly route: string;
   readonly options: CacheOptions | undefined;
   readonly call: Call;
+  /** Whose it is. */
+  readonly account?: RequestAccount | undefined;
 }
 
 /** Gets vectors from a provider. */
@@ -70,7 +73,10 @@ export async function embedCached(asked: VectorsAsked, cache: VectorCache, serve
   for (const [index, key] of keys.entries()) if (!kept.has(key)) absent.set(key, request.inputs[index]!);
   const told = (detail: string): CacheStatus => statusOf(keys, kept, detail);
 
-  if (absent.size === 0) return { embedding: joined(keys, kept, new Map()), attempts: 0, cache: told(level) };
+  if (absent.size === 0) {
+    asked.account?.fromCache(level, savedBy(keys, kept));
+    return { embedding: joined(keys, kept, new Map()), attempts: 0, cache: told(level) };
+  }
   if (onlyCached) throw notCached();
   const unlessKept = options?.mode === Mode.REFRESH ? "refresh" : "";
   if (absent.size === keys.length) {
@@ -100,6 +106,8 @@ interface KeptVector {
   readonly embedding: Embedding;
   readonly served: Served | undefined;
   readonly warnings: readonly Warning[];
+  /** What it has used; known where it was asked for alone. */
+  readonly inputTokens: number | undefined;
   readonly createdAtMs: number;
 }
 
@@ -116,10 +124,10 @@ async function lookUp(
   const { entries, level } = await store.lookMany([...new Set(keys)], maxAgeMs, call);
   for (const [key, { content, createdAtMs }] of entries) {
     if (content?.$case !== "vector" || content.value.embedding === undefined) continue;
-    const { embedding, served, warnings } = content.value;
+    const { embedding, served, warnings, inputTokens } = content.value;
     const model = modelOf(served, embedding);
     const same = byModel.get(model) ?? new Map<string, KeptVector>();
-    byModel.set(model, same.set(key, { embedding, served, warnings, createdAtMs }));
+    byModel.set(model, same.set(key, { embedding, served, warnings, inputTokens, createdAtMs }));
     if (same.size > most.size) most = same;
   }
   return { kept: most, level };
@@ -192,6 +200,17 @@ function statusOf(keys: readonly string[], kept: ReadonlyMap<string, KeptVector>
     ageS: ageMs / 1_000,
     key: new Set(keys).size === 1 ? keys[0]! : "",
   };
+}
+
+/** What a provider's call for all of them would have used; unknown when that of one of them is. */
+function savedBy(keys: readonly string[], kept: ReadonlyMap<string, KeptVector>): Usage | undefined {
+  let inputTokens = 0;
+  for (const key of keys) {
+    const used = kept.get(key)?.inputTokens;
+    if (used === undefined) return undefined;
+    inputTokens += used;
+  }
+  return { inputTokens };
 }
 
 /** Of two calls; unknown when one of them did not say. */

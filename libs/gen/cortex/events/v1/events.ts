@@ -160,13 +160,16 @@ export interface RequestFinished {
   readonly cache: string;
   /** It was asked for as a stream. */
   readonly stream: boolean;
-  /** From the request's arrival at the router; 0 when no content came. */
+  /** Of a stream, from the request's arrival at the router; 0 when no content came. */
   readonly timeToFirstTokenMs: number;
   readonly durationMs: number;
-  /** What its attempts have used together; of an answer from the cache, what a call would have used. */
+  /**
+   * What its attempts have used together, as far as it is known; of an answer from the cache or a shared one, what a call of its
+   * own would have used.
+   */
   readonly usage?: Usage | undefined;
   readonly usageSource: UsageSource;
-  /** Of its attempts together, in US dollars; absent when it is not known. */
+  /** Of its attempts together, in US dollars; absent when there were none, or when it is not known for all that was used. */
   readonly costUsd?: number | undefined;
   readonly routerNode: string;
   /** The trace that it belongs to, 32 hexadecimal digits. */
@@ -176,20 +179,6 @@ export interface RequestFinished {
 /** What goes over cortex.request.finished: all requests that ended on a node within a few milliseconds. */
 export interface RequestsFinished {
   readonly requests: readonly RequestFinished[];
-}
-
-/** cortex.cache.answered: a request was served without a provider's call of its own. */
-export interface CacheAnswered {
-  readonly requestId: string;
-  readonly tenant: string;
-  readonly requestedModel: string;
-  /** "l1", "l2", "l3", or "shared" for the call that another request had made. */
-  readonly level: string;
-  readonly routerNode: string;
-  readonly stream: boolean;
-  /** What a call would have used. */
-  readonly usage?: Usage | undefined;
-  readonly durationMs: number;
 }
 
 /**
@@ -1071,154 +1060,6 @@ export const RequestsFinished: MessageFns<RequestsFinished> = {
   fromPartial(object: DeepPartial<RequestsFinished>): RequestsFinished {
     const message = createBaseRequestsFinished() as any;
     message.requests = object.requests?.map((e) => RequestFinished.fromPartial(e)) || [];
-    return message;
-  },
-};
-
-function createBaseCacheAnswered(): CacheAnswered {
-  return {
-    requestId: "",
-    tenant: "",
-    requestedModel: "",
-    level: "",
-    routerNode: "",
-    stream: false,
-    usage: undefined,
-    durationMs: 0,
-  };
-}
-
-export const CacheAnswered: MessageFns<CacheAnswered> = {
-  encode(message: CacheAnswered, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.requestId !== "") {
-      writer.uint32(10).string(message.requestId);
-    }
-    if (message.tenant !== "") {
-      writer.uint32(18).string(message.tenant);
-    }
-    if (message.requestedModel !== "") {
-      writer.uint32(26).string(message.requestedModel);
-    }
-    if (message.level !== "") {
-      writer.uint32(34).string(message.level);
-    }
-    if (message.routerNode !== "") {
-      writer.uint32(42).string(message.routerNode);
-    }
-    if (message.stream !== false) {
-      writer.uint32(48).bool(message.stream);
-    }
-    if (message.usage !== undefined) {
-      Usage.encode(message.usage, writer.uint32(58).fork()).join();
-    }
-    if (message.durationMs !== 0) {
-      writer.uint32(65).double(message.durationMs);
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): CacheAnswered {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseCacheAnswered() as any;
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.requestId = reader.string();
-            continue;
-          }
-          case 2: {
-            if (tag !== 18) {
-              break;
-            }
-
-            message.tenant = reader.string();
-            continue;
-          }
-          case 3: {
-            if (tag !== 26) {
-              break;
-            }
-
-            message.requestedModel = reader.string();
-            continue;
-          }
-          case 4: {
-            if (tag !== 34) {
-              break;
-            }
-
-            message.level = reader.string();
-            continue;
-          }
-          case 5: {
-            if (tag !== 42) {
-              break;
-            }
-
-            message.routerNode = reader.string();
-            continue;
-          }
-          case 6: {
-            if (tag !== 48) {
-              break;
-            }
-
-            message.stream = reader.bool();
-            continue;
-          }
-          case 7: {
-            if (tag !== 58) {
-              break;
-            }
-
-            message.usage = Usage.decode(reader, reader.uint32());
-            continue;
-          }
-          case 8: {
-            if (tag !== 65) {
-              break;
-            }
-
-            message.durationMs = reader.double();
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  create(base?: DeepPartial<CacheAnswered>): CacheAnswered {
-    return CacheAnswered.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<CacheAnswered>): CacheAnswered {
-    const message = createBaseCacheAnswered() as any;
-    message.requestId = object.requestId ?? "";
-    message.tenant = object.tenant ?? "";
-    message.requestedModel = object.requestedModel ?? "";
-    message.level = object.level ?? "";
-    message.routerNode = object.routerNode ?? "";
-    message.stream = object.stream ?? false;
-    message.usage = (object.usage !== undefined && object.usage !== null) ? Usage.fromPartial(object.usage) : undefined;
-    message.durationMs = object.durationMs ?? 0;
     return message;
   },
 };
