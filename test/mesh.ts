@@ -50,6 +50,8 @@ export interface TestNode {
   readonly pid: number;
   readonly rest: string | null;
   readonly grpc: string;
+  /** Where it tells its metrics. */
+  readonly metrics: string | null;
   readonly nats: string;
   /** Everything it has written. */
   output(): string;
@@ -222,6 +224,7 @@ async function startNode(
     pid: child.pid!,
     rest: ready.rest,
     grpc: ready.grpc,
+    metrics: ready.metrics,
     nats: ready.nats,
     output: () => pieces.join(""),
     kill: (signal) => void child.kill(signal),
@@ -234,6 +237,7 @@ interface Ready {
   readonly node: string;
   readonly rest: string | null;
   readonly grpc: string;
+  readonly metrics: string | null;
   readonly nats: string;
 }
 

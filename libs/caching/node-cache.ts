@@ -30,6 +30,8 @@ export interface NodeCache {
   readonly service: Service<typeof CacheServiceDefinition>;
   /** Adds a level. Returns how to take it away. */
   addLevel(level: CacheLevel): () => void;
+  /** What this node's levels hold and have done. */
+  statistics(): GetStatisticsResponse;
   close(): void;
 }
 
@@ -101,6 +103,7 @@ export function createNodeCache({ nodeId, clients, directory, events }: NodeCach
       levels.add(level);
       return () => levels.delete(level);
     },
+    statistics: here,
     close: stop,
   };
 }

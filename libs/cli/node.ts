@@ -208,13 +208,14 @@ function stopSignal(): { requested: Promise<string>; release(): void } {
 }
 
 function greet(node: RunningNode, configuration: Configuration, natsUrl: string, json: boolean): void {
-  const { nodeId, grpcAddress, addresses } = node;
+  const { nodeId, grpcAddress, metricsAddress, addresses } = node;
   if (json) {
     const ready = {
       event: "ready",
       node: nodeId,
       rest: addresses["REST"] ?? null,
       grpc: grpcAddress,
+      metrics: metricsAddress === "" ? null : `http://${metricsAddress}/metrics`,
       nats: natsUrl,
     };
     process.stdout.write(`${JSON.stringify(ready)}\n`);
@@ -222,6 +223,7 @@ function greet(node: RunningNode, configuration: Configuration, natsUrl: string,
   }
   const lines = ["", `Cortex is ready (node ${nodeId})`, ""];
   for (const [name, address] of Object.entries(addresses)) lines.push(`  ${name.padEnd(8)} ${address}`);
+  if (metricsAddress !== "") lines.push(`  metrics  http://${metricsAddress}/metrics`);
   lines.push(`  gRPC     ${grpcAddress}`, `  NATS     ${natsUrl.replace(/\/\/[^@/]*@/, "//")}`);
   const workers = node.workers.workers().map((worker) => worker.info());
   for (const { name, provider, baseUrl, health, models, simulated } of workers) {

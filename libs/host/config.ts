@@ -214,6 +214,22 @@ const fileSchema = z.strictObject({
     .strictObject({
       zone: z.string().default("").describe("Where the node is, for whoever reads the directory."),
       drainMs: milliseconds.default(30_000).describe("How long a stopping node waits for its streams to end."),
+      metricsPort: z
+        .int()
+        .min(0)
+        .max(65_535)
+        .optional()
+        .describe(
+          "Where it answers /metrics, /live and /ready; 0 for any free port. A node with a gateway needs none.",
+        ),
+    })
+    .prefault({}),
+  metrics: z
+    .strictObject({
+      enabled: z.boolean().default(true).describe("Nodes count what they do, and tell it at /metrics."),
+      token: nonEmpty
+        .optional()
+        .describe("What a scraper sends as Authorization: Bearer TOKEN; an administrator's client key does too."),
     })
     .prefault({}),
   health: z
@@ -249,6 +265,8 @@ export interface Configuration extends Omit<ConfigurationFile, "workers" | "trac
   readonly grpcPort: number;
   /** The environment names the gRPC port. */
   readonly grpcPortGiven: boolean;
+  /** Where the node tells how it is, over HTTP; undefined where a gateway may do so. */
+  readonly metricsPort: number | undefined;
   readonly natsUrl: string | undefined;
   readonly natsBin: string | undefined;
   /** Where the embedded nats-server keeps its state. */
@@ -356,6 +374,10 @@ export function loadConfiguration(options: {
   const restPort = port("PORT", 8080, environment, problems);
   const grpcPort = port("CORTEX_GRPC_PORT", 50051, environment, problems);
   if (restPort === grpcPort && restPort !== 0) problems.push(`PORT and CORTEX_GRPC_PORT are both ${restPort}`);
+  const metricsPort =
+    environment["CORTEX_METRICS_PORT"] === undefined
+      ? undefined
+      : port("CORTEX_METRICS_PORT", 0, environment, problems);
   const logLevel = levelOf(environment, problems);
   const tracing = readTracing((parsed ?? fileSchema.parse({})).tracing, environment, problems);
   if (problems.length > 0 || parsed === undefined) {
@@ -376,6 +398,7 @@ export function loadConfiguration(options: {
     restPort,
     grpcPort,
     grpcPortGiven: Boolean(environment["CORTEX_GRPC_PORT"]),
+    metricsPort: metricsPort ?? parsed.node.metricsPort,
     natsUrl: environment["CORTEX_NATS_URL"] || undefined,
     natsBin: environment["CORTEX_NATS_BIN"] || undefined,
     dataDir: resolve(environment["CORTEX_DATA"] || ".cortex"),

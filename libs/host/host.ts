@@ -1,12 +1,13 @@
 /** What a service is given by the node that runs it, and what it gives back. */
 import type { Dialect, ProviderService, Worker, WorkerDependencies, WorkerSettings } from "../adapter/index.ts";
 import type { CacheLevel } from "../caching/index.ts";
-import type { CheckResponse } from "../gen/cortex/health/v1/health.ts";
+import type { CheckResponse, GetReportResponse } from "../gen/cortex/health/v1/health.ts";
 import type { Clients, Mesh } from "../mesh/index.ts";
 import type { Service, ServiceDefinition } from "../rpc/index.ts";
-import type { Logger, Tracer } from "../telemetry/index.ts";
+import type { Logger, Metrics, Tracer } from "../telemetry/index.ts";
 import type { Identity } from "./authentication.ts";
 import type { Configuration } from "./config.ts";
+import type { Operations } from "./operations.ts";
 
 /** A mistake that the person who starts the node can mend: told in a sentence, without a stack. */
 export class StartError extends Error {
@@ -25,6 +26,10 @@ export interface Host {
   /** The workers of this node; adapters put theirs in. */
   readonly workers: ProviderService;
   readonly tracer: Tracer;
+  /** What the node counts, for Prometheus. */
+  readonly metrics: Metrics;
+  /** What it answers to whoever runs it. */
+  readonly operations: Operations;
   readonly log: Logger;
   /** Adds a level of the cache: the node's CacheService tells of it, and empties it. Returns how to take it away. */
   addCacheLevel(level: CacheLevel): () => void;
@@ -39,6 +44,8 @@ export interface Host {
   problem(name: string, sentence: string | undefined): void;
   /** How the mesh is, seen from here, from memory. */
   health(): CheckResponse;
+  /** Everything behind that, for administrators alone: others are asked, and have a second to answer. */
+  report(): Promise<GetReportResponse>;
   /** Whom an `Authorization` header proves; throws UNAUTHENTICATED. */
   authenticate(authorization: string): Identity;
 }

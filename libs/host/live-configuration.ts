@@ -33,7 +33,11 @@ export interface LiveConfigurationOptions {
 type Listener = (configuration: Configuration, before: Configuration) => void;
 
 /** What takes effect only when the node is started again. */
-const FIXED: readonly [string, (configuration: Configuration) => unknown][] = [["node.zone", ({ node }) => node.zone]];
+const FIXED: readonly [string, (configuration: Configuration) => unknown][] = [
+  ["node.zone", ({ node }) => node.zone],
+  ["node.metricsPort", ({ node }) => node.metricsPort],
+  ["metrics.enabled", ({ metrics }) => metrics.enabled],
+];
 /** What may change, as it is told in the log. */
 const PARTS = ["workers", "routing", "gateway", "clients", "node", "log", "tracing"] as const;
 

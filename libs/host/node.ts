@@ -9,17 +9,32 @@ import { ConfigurationChanged, ServiceChanged, ServiceChanged_Change } from "../
 import { ProviderServiceDefinition } from "../gen/cortex/provider/v1/provider.ts";
 import { createClients, joinMesh } from "../mesh/index.ts";
 import { type Caller, createGrpcServer, type GrpcServer, RpcError, type ServiceDefinition } from "../rpc/index.ts";
-import { createLogger, EVENT, type Logger, NO_TRACE, setLevel, startTracer } from "../telemetry/index.ts";
+import {
+  createLogger,
+  createMetrics,
+  EVENT,
+  type Logger,
+  METRIC,
+  NO_TRACE,
+  setLevel,
+  startTracer,
+} from "../telemetry/index.ts";
 import { createAuthenticator, sameSecret } from "./authentication.ts";
 import type { Configuration } from "./config.ts";
 import { checkMesh } from "./health.ts";
+import { HealthReports } from "./health-report.ts";
 import { type Host, type ServiceEntry, StartError } from "./host.ts";
 import { KeptTraces } from "./kept-traces.ts";
 import { LiveConfiguration } from "./live-configuration.ts";
+import { reportNode } from "./node-metrics.ts";
+import { createOperations, listenForOperations, type Operations, type Readiness } from "./operations.ts";
 import { Serving } from "./serving.ts";
 import { type ServiceLife, Supervisor } from "./supervisor.ts";
 import { isFault } from "./tracing-settings.ts";
 import { publishLoads } from "./worker-loads.ts";
+
+/** The service that answers over HTTP, and so for its node too. */
+const GATEWAY = "gateway";
 
 /** How long the others may take to hear that a node drains; only then it stops listening. */
 const DRAIN_NOTICE_MS = 300;
@@ -46,6 +61,8 @@ export interface RunningNode {
   readonly workers: ProviderService;
   /** host:port of its gRPC server. */
   readonly grpcAddress: string;
+  /** host:port where it answers /metrics; empty when it counts nothing. */
+  readonly metricsAddress: string;
   /** Where people reach its services: `REST` → `http://127.0.0.1:8080`. */
   readonly addresses: Readonly<Record<string, string>>;
   /**
@@ -76,6 +93,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     onKept: (traceId) => keptTraces.add(traceId),
     log,
   });
+  const metrics = createMetrics({ enabled: configuration.metrics.enabled, process: true });
   // What is done to end the node if its start fails half way, last thing first.
   const undo: (() => unknown)[] = [() => tracer.shutdown()];
   try {
@@ -85,6 +103,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const interfaces = namesOf(services.flatMap((service) => service.interfaces));
     const grpc = createGrpcServer({
       tracer,
+      metrics,
       log,
       descriptors: readFileSync(new URL("../gen/descriptors.binpb", import.meta.url)),
       interfaces,
@@ -147,6 +166,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       load: options.reload ?? (() => configuration),
       log,
       onReloaded({ accepted, problems }) {
+        metrics.add(METRIC.configurationReloads, 1, accepted ? "accepted" : "refused");
         const event = { node: nodeId, accepted, problems: problems.length };
         mesh.events.publish(EVENT.configurationChanged, ConfigurationChanged, event, NO_TRACE);
       },
@@ -161,6 +181,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       hostFor: (life) => createHost(life, node),
       drainMs: () => live.current.node.drainMs,
       onChange({ service, change, error }) {
+        if (change === "crashed") metrics.add(METRIC.serviceCrashes, 1, service);
         const event: ServiceChanged = {
           change: change === "crashed" ? ServiceChanged_Change.CRASHED : ServiceChanged_Change.RESTARTED,
           node: nodeId,
@@ -177,12 +198,23 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       ...supervisor.problems(),
       ...troubles.values(),
     ];
+    let readiness: Readiness = { ready: false, why: "its services are being started" };
+    const operations = createOperations({
+      metrics,
+      nodes: () => mesh.directory.nodes(),
+      keysRequired: () => live.current.clients.length > 0,
+      token: () => live.current.metrics.token,
+      authenticate: (authorization) => authenticate(authorization),
+      readiness: () => readiness,
+    });
     const node: NodeParts = {
       nodeId,
       mesh,
       clients,
       workers,
       tracer,
+      metrics,
+      operations,
       log,
       live,
       troubles,
@@ -195,7 +227,24 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
           uptimeS: (performance.now() - startedAtMs) / 1_000,
           problems: problems(),
         }),
+      report: () => reports.get(),
     };
+    const reports = new HealthReports({ mesh, clients, check: node.health });
+    undo.push(
+      reportNode(metrics, {
+        nodeId,
+        version,
+        services: services.map(({ name }) => name),
+        zone: configuration.node.zone,
+        mesh,
+        workers,
+        cache: () => cache.statistics(),
+        health: node.health,
+        callsInFlight: () => grpc.callsInFlight,
+        configurationValid: () => live.problem === undefined,
+      }),
+    );
+    const ownAddress = await startOperations(operations, configuration, services, undo);
     if (services.some(({ adapter }) => adapter !== undefined)) {
       node.serving.open(ProviderServiceDefinition, workers.service);
     }
@@ -210,6 +259,9 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       live.follow();
       undo.push(() => live.stop());
     }
+    const metricsAddress = metrics.enabled ? (ownAddress ?? restAddress(supervisor, configuration)) : "";
+    mesh.setMetricsAddress(metricsAddress);
+    readiness = { ready: true, why: "" };
     await mesh.open();
     log.info({ services: services.map(({ name }) => name), grpc: grpcAddress }, "the node is ready");
 
@@ -219,12 +271,14 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       log,
       workers,
       grpcAddress,
+      metricsAddress,
       get addresses() {
         const all = supervisor.running().map(({ addresses }) => addresses ?? {});
         return Object.assign({}, ...all) as Record<string, string>;
       },
       uncaught: (error) => supervisor.uncaught(error),
       stop(drainMs) {
+        readiness = { ready: false, why: "it is about to stop" };
         stopped ??= stopNode(node, grpc, supervisor, drainMs ?? live.current.node.drainMs).then(() =>
           unwind(undo, log),
         );
@@ -239,7 +293,10 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
 
 /** What the services of a node share. */
 interface NodeParts
-  extends Pick<Host, "nodeId" | "mesh" | "clients" | "workers" | "tracer" | "log" | "authenticate" | "health"> {
+  extends Pick<
+    Host,
+    "nodeId" | "mesh" | "clients" | "workers" | "tracer" | "metrics" | "operations" | "log" | "authenticate" | "health" | "report"
+  > {
   readonly live: LiveConfiguration;
   readonly serving: Serving;
   readonly cache: NodeCache;
@@ -320,6 +377,33 @@ async function listenGrpc(grpc: GrpcServer, { host, grpcPort }: Configuration): 
   } catch (error) {
     throw portError(error, "gRPC", "CORTEX_GRPC_PORT", host, grpcPort);
   }
+}
+
+/**
+ * Starts the server that answers for a node, unless it has a gateway, which does so, and is not told of another port. Returns its
+ * host:port.
+ */
+async function startOperations(
+  operations: Operations,
+  configuration: Configuration,
+  services: readonly ServiceEntry[],
+  undo: (() => unknown)[],
+): Promise<string | undefined> {
+  const { host, metricsPort } = configuration;
+  if (metricsPort === undefined && services.some(({ name }) => name === GATEWAY)) return undefined;
+  try {
+    const server = await listenForOperations(operations, { host, port: metricsPort ?? 0 });
+    undo.push(() => server.close());
+    return `${advertisedHost(configuration)}:${server.port}`;
+  } catch (error) {
+    throw portError(error, "metrics", "CORTEX_METRICS_PORT", host, metricsPort ?? 0);
+  }
+}
+
+/** Where the node's gateway listens, as others reach it; empty if none does. */
+function restAddress(supervisor: Supervisor, configuration: Configuration): string {
+  const address = supervisor.running().find(({ addresses }) => addresses?.["REST"] !== undefined)?.addresses?.["REST"];
+  return address === undefined ? "" : `${advertisedHost(configuration)}:${new URL(address).port}`;
 }
 
 /** Says what is wrong with an address to listen on and what to do about it; other errors as they are. */

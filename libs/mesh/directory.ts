@@ -33,6 +33,8 @@ export const systemClock: Clock = { epochMs: () => Date.now(), monotonicMs: () =
 export interface Directory {
   /** Increases with every change but load; what is derived from the directory may be kept until then. */
   readonly generation: number;
+  /** How many nodes fell silent and were taken for dead since the start. */
+  readonly nodesLost: number;
   /** The nodes that are alive: not expired, not marked unreachable; this one included, draining ones too. By id. */
   nodes(): readonly NodeRecord[];
   /** A node that has not left or expired. Also one that is marked unreachable, so that its address can be tried again. */
@@ -145,6 +147,7 @@ export class MeshDirectory implements Directory {
   readonly #drained = new Map<string, string>();
   #self: Mutable<NodeRecord>;
   #generation = 1;
+  #nodesLost = 0;
   /** When this node last heard itself; -Infinity when it can't hear. */
   #heardMs: number;
   #deaf = false;
@@ -167,6 +170,10 @@ export class MeshDirectory implements Directory {
 
   get generation(): number {
     return this.#generation;
+  }
+
+  get nodesLost(): number {
+    return this.#nodesLost;
   }
 
   nodes(): readonly NodeRecord[] {
@@ -278,6 +285,13 @@ export class MeshDirectory implements Directory {
   setSelfDraining(draining: boolean): void {
     if (this.#self.draining === draining) return;
     this.#self = { ...this.#self, draining };
+    this.#changed();
+  }
+
+  /** Where this node tells its metrics. */
+  setSelfMetricsAddress(metricsAddress: string): void {
+    if (this.#self.metricsAddress === metricsAddress) return;
+    this.#self = { ...this.#self, metricsAddress };
     this.#changed();
   }
 
@@ -424,6 +438,7 @@ export class MeshDirectory implements Directory {
     for (const [id, node] of this.#nodes) {
       if (node.deadlineMs > nowMs) continue;
       this.#nodes.delete(id);
+      this.#nodesLost++;
       this.#options.log.warn({ peer: id }, "a node has been silent for too long and is taken for dead");
       this.#changed();
     }

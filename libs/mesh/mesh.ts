@@ -72,6 +72,8 @@ export interface Mesh {
   announceWorker(info: WorkerInfo, origin?: { readonly added: boolean }): void;
   /** Takes back a worker of this node. */
   withdrawWorker(name: string): void;
+  /** Notes where this node tells its metrics, as host:port; the others hear of it at the next heartbeat. */
+  setMetricsAddress(address: string): void;
   /** Tells the others that this node, which joined closed, takes calls now. Never rejects; told later if NATS is away. */
   open(): Promise<void>;
   /** Tells the others at once that this node takes no new calls. Never rejects; told later if NATS is away. */
@@ -251,6 +253,10 @@ class Member implements Mesh {
   withdrawWorker(name: string): void {
     this.directory.deleteOwnWorker(name);
     this.#announcer.announce([name]);
+  }
+
+  setMetricsAddress(address: string): void {
+    this.directory.setSelfMetricsAddress(address);
   }
 
   async open(): Promise<void> {

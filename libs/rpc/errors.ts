@@ -309,6 +309,17 @@ export const CATALOGUE = {
 /** A reason of the catalogue. */
 export type Reason = keyof typeof CATALOGUE;
 
+/**
+ * What requests are refused for before anybody is asked: a missing key or right, a limit. Many of them may be an attack, so they
+ * are counted apart.
+ */
+export const REFUSALS: ReadonlySet<Reason> = new Set<Reason>([
+  "UNAUTHENTICATED",
+  "PERMISSION_DENIED",
+  "REQUEST_TOO_LARGE",
+  "OVERLOADED",
+]);
+
 /** A worker that was tried and failed. */
 export interface FailedAttempt {
   readonly worker: string;

@@ -18,9 +18,9 @@ import {
 import type { PackageDefinition } from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
 import { HealthImplementation } from "grpc-health-check";
-import { parseTraceparent } from "../telemetry/index.ts";
+import { METRIC, type Metrics, parseTraceparent } from "../telemetry/index.ts";
 import { type OwnedCall, startCall } from "./call.ts";
-import { RpcError } from "./errors.ts";
+import { REFUSALS, RpcError } from "./errors.ts";
 import { bind, type CarrierDependencies } from "./in-process.ts";
 import type { Call, MethodDefinition, Service, ServiceDefinition } from "./service.ts";
 import { toStatus } from "./status.ts";
@@ -37,6 +37,8 @@ export interface Caller {
 }
 
 export interface GrpcServerOptions extends CarrierDependencies {
+  /** Where calls are counted; nowhere when absent. */
+  readonly metrics?: Metrics | undefined;
   /**
    * Decides who calls, by the values of the metadata `authorization` and `cortex-mesh-secret` (empty if absent). Throws
    * UNAUTHENTICATED. Not asked for reflection and health.
@@ -87,19 +89,41 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
   let closed = false;
   let callsInFlight = 0;
 
-  function accept({ name, fullName }: ServiceDefinition, metadata: Metadata, deadline: Date | number): OwnedCall {
+  function follow({ fullName }: ServiceDefinition, { name, responseStream }: MethodDefinition): Follow {
+    const type = responseStream ? "server_stream" : "unary";
+    return () => {
+      const startedAtMs = performance.now();
+      callsInFlight++;
+      return (accepted, error) => {
+        callsInFlight--;
+        const { metrics } = options;
+        if (metrics === undefined) return;
+        const code = error === undefined ? "OK" : (status[error.code] ?? "UNKNOWN");
+        metrics.add(METRIC.grpcHandled, 1, type, fullName, name, code);
+        const seconds = (performance.now() - startedAtMs) / 1_000;
+        metrics.observe(METRIC.grpcDuration, seconds, accepted?.call.trace, type, fullName, name);
+        // A call from within the mesh is counted where its client's request came in.
+        if (error !== undefined && accepted?.fromMesh !== true && REFUSALS.has(error.reason)) {
+          metrics.add(METRIC.refusals, 1, "grpc", error.reason);
+        }
+      };
+    };
+  }
+
+  function accept({ name, fullName }: ServiceDefinition, metadata: Metadata, deadline: Date | number): Accepted {
     const caller = options.authenticate(first(metadata, METADATA.authorization), first(metadata, METADATA.meshSecret));
     if (!caller.trusted && !caller.admin && options.meshOnly?.includes(fullName) === true) {
       throw new RpcError("PERMISSION_DENIED", `only nodes of the mesh and administrators may ask ${name}`);
     }
     const trace = parseTraceparent(first(metadata, METADATA.traceparent), first(metadata, METADATA.tracestate));
-    return startCall({
+    const call = startCall({
       tenant: caller.trusted ? first(metadata, METADATA.tenant) || caller.tenant : caller.tenant,
       admin: caller.trusted ? first(metadata, METADATA.admin) !== "" : caller.admin,
       requestId: (caller.trusted && first(metadata, METADATA.requestId)) || randomUUID(),
       trace: trace ?? options.tracer.newTrace(),
       deadlineAtMs: typeof deadline === "number" ? deadline : deadline.getTime(),
     });
+    return { call, fromMesh: caller.trusted };
   }
 
   return {
@@ -110,12 +134,8 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
         Object.entries<MethodDefinition>(definition.methods).map(([key, method]) => [
           key,
           method.responseStream
-            ? serveStream(bound[key] as Streaming, acceptHere, (change) => {
-                callsInFlight += change;
-              })
-            : serveUnary(bound[key] as Unary, acceptHere, (change) => {
-                callsInFlight += change;
-              }),
+            ? serveStream(bound[key] as Streaming, acceptHere, follow(definition, method))
+            : serveUnary(bound[key] as Unary, acceptHere, follow(definition, method)),
         ]),
       );
       server.addService(describe(definition), handlers as Parameters<Server["addService"]>[1]);
@@ -216,48 +236,61 @@ function reflected(descriptors: Buffer): PackageDefinition {
 
 type Unary = (request: unknown, call: Call) => Promise<unknown>;
 type Streaming = (request: unknown, call: Call) => AsyncIterable<unknown>;
-type Accept = (metadata: Metadata, deadline: Date | number) => OwnedCall;
-type Count = (change: 1 | -1) => void;
+/** A call that may be served. */
+interface Accepted {
+  readonly call: OwnedCall;
+  /** A node of the mesh makes it. */
+  readonly fromMesh: boolean;
+}
+
+type Accept = (metadata: Metadata, deadline: Date | number) => Accepted;
+/** Begins to follow a call; what it returns is to be called at its end. */
+type Follow = () => (accepted: Accepted | undefined, error: RpcError | undefined) => void;
 
 function first(metadata: Metadata, key: string): string {
   const [value] = metadata.get(key);
   return typeof value === "string" ? value : "";
 }
 
-function serveUnary(method: Unary, accept: Accept, count: Count) {
+function serveUnary(method: Unary, accept: Accept, follow: Follow) {
   return async (rpc: ServerUnaryCall<unknown, unknown>, respond: sendUnaryData<unknown>): Promise<void> => {
-    let call: OwnedCall | undefined;
-    count(1);
+    const ended = follow();
+    let accepted: Accepted | undefined;
+    let error: RpcError | undefined;
     try {
-      call = accept(rpc.metadata, rpc.getDeadline());
-      rpc.on("cancelled", call.cancel);
-      respond(null, await method(rpc.request, call));
+      accepted = accept(rpc.metadata, rpc.getDeadline());
+      rpc.on("cancelled", accepted.call.cancel);
+      respond(null, await method(rpc.request, accepted.call));
     } catch (thrown) {
-      respond(toStatus(RpcError.from(thrown)));
+      error = RpcError.from(thrown);
+      respond(toStatus(error));
     } finally {
-      call?.finish();
-      count(-1);
+      accepted?.call.finish();
+      ended(accepted, error);
     }
   };
 }
 
-function serveStream(method: Streaming, accept: Accept, count: Count) {
+function serveStream(method: Streaming, accept: Accept, follow: Follow) {
   return async (rpc: ServerWritableStream<unknown, unknown>): Promise<void> => {
-    let call: OwnedCall | undefined;
-    count(1);
+    const ended = follow();
+    let accepted: Accepted | undefined;
+    let error: RpcError | undefined;
     try {
-      call = accept(rpc.metadata, rpc.getDeadline());
-      rpc.on("cancelled", () => call!.cancel());
+      accepted = accept(rpc.metadata, rpc.getDeadline());
+      const { call } = accepted;
+      rpc.on("cancelled", () => call.cancel());
       for await (const message of method(rpc.request, call)) {
         if (!rpc.write(message)) await drained(rpc, call.signal);
       }
       rpc.end();
     } catch (thrown) {
-      const { code, details, metadata } = toStatus(RpcError.from(thrown));
+      error = RpcError.from(thrown);
+      const { code, details, metadata } = toStatus(error);
       rpc.emit("error", { code, details, metadata });
     } finally {
-      call?.finish();
-      count(-1);
+      accepted?.call.finish();
+      ended(accepted, error);
     }
   };
 }

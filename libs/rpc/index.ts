@@ -6,6 +6,7 @@ export {
   type ErrorClass,
   type FailedAttempt,
   isReason,
+  REFUSALS,
   type Reason,
   RpcError,
   type RpcErrorDetails,

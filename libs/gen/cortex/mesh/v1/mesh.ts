@@ -31,6 +31,8 @@ export interface NodeRecord {
     | undefined;
   /** What people call it: stays when the node is started again, while its id does not. Several nodes may share one. */
   readonly name: string;
+  /** host:port where it answers GET /metrics, over HTTP; empty when it counts nothing. */
+  readonly metricsAddress: string;
 }
 
 /** How busy a node is, and what is wrong with it. */
@@ -77,6 +79,7 @@ function createBaseNodeRecord(): NodeRecord {
     draining: false,
     load: undefined,
     name: "",
+    metricsAddress: "",
   };
 }
 
@@ -114,6 +117,9 @@ export const NodeRecord: MessageFns<NodeRecord> = {
     }
     if (message.name !== "") {
       writer.uint32(90).string(message.name);
+    }
+    if (message.metricsAddress !== "") {
+      writer.uint32(98).string(message.metricsAddress);
     }
     return writer;
   },
@@ -219,6 +225,14 @@ export const NodeRecord: MessageFns<NodeRecord> = {
             message.name = reader.string();
             continue;
           }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.metricsAddress = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -247,6 +261,7 @@ export const NodeRecord: MessageFns<NodeRecord> = {
     message.draining = object.draining ?? false;
     message.load = (object.load !== undefined && object.load !== null) ? NodeLoad.fromPartial(object.load) : undefined;
     message.name = object.name ?? "";
+    message.metricsAddress = object.metricsAddress ?? "";
     return message;
   },
 };
