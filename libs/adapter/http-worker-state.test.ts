@@ -153,7 +153,7 @@ describe("the health of a worker", () => {
     expect(worker.info().health).toBe(Health.UNSPECIFIED);
 
     const good = await worker.checkHealth(startTestCall());
-    expect(good).toEqual({ health: Health.AVAILABLE, latencyMs: expect.any(Number), message: "" });
+    expect(good).toEqual({ health: Health.AVAILABLE, latencyMs: expect.any(Number), message: "", ageMs: 0 });
     expect(good.latencyMs).toBeGreaterThan(0);
     expect(worker.info().health).toBe(Health.AVAILABLE);
 

@@ -33,13 +33,19 @@ import { isAboutKey, type Key, type KeyChange, Keys } from "./keys.ts";
 import { type Knowledge, propertiesOf } from "./model-properties.ts";
 import { PartStream } from "./part-stream.ts";
 import type { WorkerSettings } from "./settings.ts";
-import type { RequestOptions, Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
+import type { HealthCheckOptions, RequestOptions, Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
 
 /** The breaker of a worker whose settings say nothing about it. */
 const BREAKER_FAILURES = 5;
 const BREAKER_RESET_MS = 30_000;
 
 const CLOSE_WAIT_MS = 30_000;
+
+/** A provider is asked again for its models after this time, also while requests show that it is well. */
+const MODELS_AGE_MAX_MS = 120_000;
+
+/** How much of the time that is left for a check its provider may take, so that its silence can still be told. */
+const CHECK_SHARE = 0.9;
 
 /** The operations that a provider is asked, not for a client but to look after its worker, have no model. */
 const NO_MODEL = "";
@@ -76,6 +82,12 @@ class HttpWorker implements Worker, AttemptHost {
   /** What the provider was found to be; whether there is room is seen when asked. */
   #health: Health = Health.UNSPECIFIED;
   #reportedHealth: Health = Health.UNSPECIFIED;
+  /** Why it is not available; empty when it is. */
+  #trouble = "";
+  /** When the provider has last shown how it is, and when it listed its models; never at first. */
+  #heardAtMs = Number.NEGATIVE_INFINITY;
+  #listedAtMs = Number.NEGATIVE_INFINITY;
+  #checking: Promise<CheckHealthResponse> | undefined;
   #idle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
 
@@ -196,11 +208,41 @@ class HttpWorker implements Worker, AttemptHost {
     return this.#look("list_models", call, this.dialect.modelsRequest(), (text) => this.#readModels(text));
   }
 
-  async checkHealth(call: Call): Promise<CheckHealthResponse> {
+  async checkHealth(call: Call, { ageMaxMs }: HealthCheckOptions = {}): Promise<CheckHealthResponse> {
     if (call.signal.aborted) throw abortReason(call.signal);
+    if (ageMaxMs === undefined) return this.#check(call);
+    const known = this.#known(ageMaxMs);
+    if (known !== undefined) return known;
+    // Whoever asks at the same moment gets the same answer, unless the one who asked first gives up.
+    if (this.#checking !== undefined) {
+      const joined = await this.#checking.catch(() => undefined);
+      if (joined !== undefined) return joined;
+    }
+    const checking = this.#check(call);
+    this.#checking = checking;
+    const ended = () => {
+      if (this.#checking === checking) this.#checking = undefined;
+    };
+    checking.then(ended, ended);
+    return checking;
+  }
+
+  /** What is known of the provider without asking it, if that is young enough. */
+  #known(ageMaxMs: number): CheckHealthResponse | undefined {
+    const nowMs = performance.now();
+    const ageMs = nowMs - this.#heardAtMs;
+    // Only a check finds out whether a refused key is taken again, and which models there are.
+    if (ageMs > ageMaxMs || this.#health === Health.UNSPECIFIED || this.keys.trialsDue().length > 0) return undefined;
+    if (this.#settings.models === undefined && nowMs - this.#listedAtMs > Math.max(ageMaxMs, MODELS_AGE_MAX_MS)) {
+      return undefined;
+    }
+    return { health: this.#currentHealth(), latencyMs: 0, message: this.#trouble, ageMs };
+  }
+
+  async #check(call: Call): Promise<CheckHealthResponse> {
     if (this.pool.exhausted) {
       const message = `all ${this.pool.options.connections} connections are in use`;
-      return { health: Health.BUSY, latencyMs: 0, message };
+      return { health: Health.BUSY, latencyMs: 0, message, ageMs: 0 };
     }
     const startedAtMs = performance.now();
     const request = this.dialect.healthRequest();
@@ -217,7 +259,7 @@ class HttpWorker implements Worker, AttemptHost {
     const latencyMs = performance.now() - startedAtMs;
     this.#setHealth(Health.AVAILABLE);
     if (asksModels && !same) await this.#refreshModels(call);
-    return { health: this.#currentHealth(), latencyMs, message: "" };
+    return { health: this.#currentHealth(), latencyMs, message: "", ageMs: 0 };
   }
 
   onChange(listener: (change: WorkerChange) => void): () => void {
@@ -247,6 +289,7 @@ class HttpWorker implements Worker, AttemptHost {
 
   ended(attempt: Attempt, error: RpcError | undefined): void {
     this.#attempts.delete(attempt);
+    if (tellsHealth(error)) this.#heardAtMs = performance.now();
     if (attempt.options.counted) this.#active.end();
     if (error === undefined) this.#setHealth(Health.AVAILABLE);
     else if (error.reason === "PROVIDER_UNREACHABLE") this.#setHealth(Health.UNAVAILABLE, error);
@@ -336,7 +379,7 @@ class HttpWorker implements Worker, AttemptHost {
     return taken;
   }
 
-  /** Asks something to look after the worker: past breaker and limits, and within the connect time-out. */
+  /** Asks something to look after the worker: past breaker and limits, within the connect time-out and what the call leaves. */
   async #look<T>(
     operation: Operation,
     call: Call,
@@ -344,13 +387,14 @@ class HttpWorker implements Worker, AttemptHost {
     read: (text: string) => T,
     trial?: Key,
   ): Promise<T> {
-    const { connectMs } = this.#timeouts;
+    const leftMs = Math.max(Math.floor((call.deadlineAtMs - Date.now()) * CHECK_SHARE), 1);
+    const limitMs = Math.min(this.#timeouts.connectMs, leftMs);
     const timeouts: Timeouts = {
-      connectMs,
-      poolMs: connectMs,
-      firstTokenMs: connectMs,
-      stallMs: connectMs,
-      totalMs: connectMs,
+      connectMs: limitMs,
+      poolMs: limitMs,
+      firstTokenMs: limitMs,
+      stallMs: limitMs,
+      totalMs: limitMs,
     };
     const context = this.#context(NO_MODEL);
     const attempt = new Attempt(this, { operation, call, context, stream: false, counted: false, timeouts, trial });
@@ -360,6 +404,7 @@ class HttpWorker implements Worker, AttemptHost {
   #readModels(text: string): Model[] {
     const listed = this.dialect.modelsAnswer(parseJson(text, "the list of models"));
     const ids = listed.map(({ id }) => id);
+    this.#listedAtMs = performance.now();
     this.#listed = new Map(
       listed.flatMap(({ id, properties }) => (properties === undefined ? [] : [[id, properties]])),
     );
@@ -389,16 +434,18 @@ class HttpWorker implements Worker, AttemptHost {
 
   #unhealthy(error: RpcError, latencyMs: number, call: Call): CheckHealthResponse {
     if (call.signal.aborted) throw abortReason(call.signal);
+    // Its silence, too, has been found out by asking.
+    this.#heardAtMs = performance.now();
     const message = `${error.message}. ${CATALOGUE[error.reason].remedy}`;
     // Keys that rest make it busy for as long as they do, and that is known without asking again.
     if (this.#keysRest()) {
       this.#reportHealth();
-      return { health: this.#currentHealth(), latencyMs, message };
+      return { health: this.#currentHealth(), latencyMs, message, ageMs: 0 };
     }
     const full = error.reason === "PROVIDER_RATE_LIMITED" || error.reason === "PROVIDER_OVERLOADED";
     const health = full || error.reason === "WORKER_BUSY" ? Health.BUSY : Health.UNAVAILABLE;
     this.#setHealth(health, error);
-    return { health, latencyMs, message };
+    return { health, latencyMs, message, ageMs: 0 };
   }
 
   #currentHealth(): Health {
@@ -412,6 +459,7 @@ class HttpWorker implements Worker, AttemptHost {
   }
 
   #setHealth(health: Health, error?: RpcError): void {
+    this.#trouble = error === undefined ? "" : `${error.message}. ${CATALOGUE[error.reason].remedy}`;
     if (health === this.#health) {
       this.#reportHealth();
       return;
@@ -468,6 +516,11 @@ class HttpWorker implements Worker, AttemptHost {
       }
     }
   }
+}
+
+/** Whether the end of an exchange says how the provider is: it was there, or could not be reached. Silence may be the model's. */
+function tellsHealth(error: RpcError | undefined): boolean {
+  return error === undefined || (error.reason.startsWith("PROVIDER_") && error.reason !== "PROVIDER_TIMEOUT");
 }
 
 function chatOptions(

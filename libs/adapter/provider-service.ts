@@ -123,7 +123,7 @@ export function createProviderService(): ProviderService {
 
   return {
     service: {
-      checkHealth: async ({ worker }, call) => find(worker).checkHealth(call),
+      checkHealth: async ({ worker, ageMaxMs }, call) => find(worker).checkHealth(call, { ageMaxMs }),
       complete: async ({ worker, completion, lastResort }, call) =>
         find(worker).complete(checkCompletion(completion), call, { lastResort }),
       stream: ({ worker, completion, lastResort }, call) =>

@@ -26,6 +26,12 @@ export interface RequestOptions {
   readonly lastResort?: boolean | undefined;
 }
 
+/** What may be known already. */
+export interface HealthCheckOptions {
+  /** What was found out so long ago at most will do: the provider is then not asked again. Absent: it is asked in any case. */
+  readonly ageMaxMs?: number | undefined;
+}
+
 /**
  * One place that can serve models.
  *
@@ -40,10 +46,11 @@ export interface Worker {
   /** What it is now, without asking the provider. */
   info(): WorkerInfo;
   /**
-   * Asks the provider whether it could serve, within the connect time-out, and for its models unless they are configured.
-   * Only the call's end is thrown; everything else is an answer.
+   * Asks the provider whether it could serve, within the connect time-out, and for its models unless they are configured. A
+   * provider that has not answered shortly before the call's deadline is unavailable. Only the call's end is thrown; everything
+   * else is an answer.
    */
-  checkHealth(call: Call): Promise<CheckHealthResponse>;
+  checkHealth(call: Call, options?: HealthCheckOptions): Promise<CheckHealthResponse>;
   complete(request: CompletionRequest, call: Call, options?: RequestOptions): Promise<CompleteResponse>;
   /**
    * Begins when the first chunk is asked for. Ends without an error only when the provider has said all of it; ending the

@@ -74,7 +74,7 @@ async function start(name: string, settings: Partial<WorkerSettings>) {
   const worker = { name, provider: "test", baseUrl: provider.url, keys: [], models: ["m"], ...settings };
   const host = {
     nodeId: `${name}-runs`,
-    configuration: { workers: [worker] },
+    configuration: { workers: [worker], health: { intervalMs: 30_000 } },
     onConfiguration: () => () => {},
     run: (_name: string, loop: (signal: AbortSignal) => Promise<void>) => void loop(new AbortController().signal),
     problem: () => {},

@@ -10,10 +10,11 @@ import {
   KeyChanged_Change,
   WorkerChanged,
 } from "../gen/cortex/events/v1/events.ts";
+import { HealthServiceDefinition } from "../gen/cortex/health/v1/health.ts";
 import { KeyState } from "../gen/cortex/provider/v1/provider.ts";
 import { RpcError } from "../rpc/index.ts";
 import { EVENT, NO_TRACE } from "../telemetry/index.ts";
-import { HealthChecks } from "./health-checks.ts";
+import { type HealthCheckPace, HealthChecks } from "./health-checks.ts";
 import type { Host } from "./host.ts";
 
 /** How long a new worker's first answer is waited for before the worker is announced without. */
@@ -163,7 +164,11 @@ export class RunningWorkers {
     }
     slot.refused = undefined;
     host.problem(problemName(name), undefined);
-    const checks = new HealthChecks(worker, host.log, () => this.#announceIf(slot, worker));
+    const pace: HealthCheckPace = {
+      intervalMs: () => host.configuration.health.intervalMs,
+      isWatched: () => host.mesh.directory.nodesServing(HealthServiceDefinition.fullName).length > 0,
+    };
+    const checks = new HealthChecks(worker, pace, host.log, () => this.#announceIf(slot, worker));
     worker.onChange((change) => this.#changed(slot, worker, change));
     host.run(`health checks of ${name}`, (signal) => checks.run(signal));
     const before = slot.running;

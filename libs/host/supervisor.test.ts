@@ -91,7 +91,7 @@ function crashing(options: { readonly restart?: () => Promise<unknown> } = {}) {
       victim.starts++;
       if (victim.starts > 1) await options.restart?.();
       victim.host = host;
-      host.serve(HealthServiceDefinition, { check: async () => host.health() });
+      host.serve(HealthServiceDefinition, { check: async () => host.health(), getReport: () => host.report() });
       host.run("loop", (signal) => {
         const stopped = once(signal, "abort");
         const crashed = new Promise<never>((_, reject) => {

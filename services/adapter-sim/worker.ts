@@ -136,7 +136,7 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
       draining: false,
       tokensPerSecondMin: settings.limits?.tokensPerSecondMin ?? 0,
     }),
-    checkHealth: async () => ({ health: Health.AVAILABLE, latencyMs: 0, message: "" }),
+    checkHealth: async () => ({ health: Health.AVAILABLE, latencyMs: 0, message: "", ageMs: 0 }),
     async complete(request, call) {
       const answer = simulate(request, pace.tokens);
       for await (const _ of speak(request, false, call));

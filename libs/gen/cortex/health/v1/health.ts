@@ -3,6 +3,10 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
+import { GetStatisticsResponse } from "../../cache/v1/cache.ts";
+import { NodeLoad } from "../../mesh/v1/mesh.ts";
+import { GetHealthScoresResponse, SummarizeResponse } from "../../metrics/v1/metrics.ts";
+import { WorkerInfo } from "../../provider/v1/provider.ts";
 
 export const protobufPackage = "cortex.health.v1";
 
@@ -51,6 +55,84 @@ export interface CheckResponse {
   readonly natsConnected: boolean;
   /** What is missing, a sentence each. */
   readonly problems: readonly string[];
+}
+
+/** Asks for everything. */
+export interface GetReportRequest {
+}
+
+/** Everything that is known of the mesh now. */
+export interface GetReportResponse {
+  readonly verdict?:
+    | CheckResponse
+    | undefined;
+  /** The nodes that are alive. */
+  readonly nodes: readonly NodeReport[];
+  /** How many workers run on each node, by its id. */
+  readonly workersByNode: { [key: string]: number };
+  /** Each worker on each node that runs it, with its connections, its breaker and its keys, these by fingerprint alone. */
+  readonly workers: readonly WorkerReport[];
+  /** The nodes that have not answered in time: what is said of their workers is what they announced last. */
+  readonly silentNodes: readonly string[];
+  /** The last 5 minutes. */
+  readonly metrics?: MetricsReport | undefined;
+  readonly cache?: CacheReport | undefined;
+  readonly nats?: NatsReport | undefined;
+}
+
+export interface GetReportResponse_WorkersByNodeEntry {
+  readonly key: string;
+  readonly value: number;
+}
+
+/** A node. */
+export interface NodeReport {
+  readonly id: string;
+  readonly name: string;
+  readonly services: readonly string[];
+  readonly zone: string;
+  readonly version: string;
+  /** In milliseconds since the Unix epoch. */
+  readonly startedAtMs: number;
+  readonly draining: boolean;
+  /** As its last heartbeat told it. */
+  readonly load?: NodeLoad | undefined;
+}
+
+/** A worker on one node. */
+export interface WorkerReport {
+  readonly node: string;
+  readonly info?:
+    | WorkerInfo
+    | undefined;
+  /** The node has not answered in time: this is what it announced last. */
+  readonly announced: boolean;
+}
+
+/** What the metrics service says. */
+export interface MetricsReport {
+  /** Why there is nothing here; empty when there is. */
+  readonly unavailable: string;
+  /** All requests, and attempts by provider. */
+  readonly summary?:
+    | SummarizeResponse
+    | undefined;
+  /** Of providers and workers. */
+  readonly scores?: GetHealthScoresResponse | undefined;
+}
+
+/** What the cache says. */
+export interface CacheReport {
+  /** Why there is nothing here; empty when there is. */
+  readonly unavailable: string;
+  readonly nodes: readonly GetStatisticsResponse[];
+  /** The nodes that have not answered in time. */
+  readonly silent: readonly string[];
+}
+
+/** The connection of the node that answers to NATS. */
+export interface NatsReport {
+  readonly connected: boolean;
 }
 
 function createBaseCheckRequest(): CheckRequest {
@@ -270,18 +352,744 @@ export const CheckResponse: MessageFns<CheckResponse> = {
   },
 };
 
-/** Answers without asking anybody: from what the node knows of the mesh. */
+function createBaseGetReportRequest(): GetReportRequest {
+  return {};
+}
+
+export const GetReportRequest: MessageFns<GetReportRequest> = {
+  encode(_: GetReportRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetReportRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetReportRequest() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<GetReportRequest>): GetReportRequest {
+    return GetReportRequest.fromPartial(base ?? {});
+  },
+  fromPartial(_: DeepPartial<GetReportRequest>): GetReportRequest {
+    const message = createBaseGetReportRequest() as any;
+    return message;
+  },
+};
+
+function createBaseGetReportResponse(): GetReportResponse {
+  return {
+    verdict: undefined,
+    nodes: [],
+    workersByNode: {},
+    workers: [],
+    silentNodes: [],
+    metrics: undefined,
+    cache: undefined,
+    nats: undefined,
+  };
+}
+
+export const GetReportResponse: MessageFns<GetReportResponse> = {
+  encode(message: GetReportResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.verdict !== undefined) {
+      CheckResponse.encode(message.verdict, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.nodes) {
+      NodeReport.encode(v!, writer.uint32(18).fork()).join();
+    }
+    globalThis.Object.entries(message.workersByNode).forEach(([key, value]: [string, number]) => {
+      GetReportResponse_WorkersByNodeEntry.encode({ key: key as any, value }, writer.uint32(26).fork()).join();
+    });
+    for (const v of message.workers) {
+      WorkerReport.encode(v!, writer.uint32(34).fork()).join();
+    }
+    for (const v of message.silentNodes) {
+      writer.uint32(42).string(v!);
+    }
+    if (message.metrics !== undefined) {
+      MetricsReport.encode(message.metrics, writer.uint32(50).fork()).join();
+    }
+    if (message.cache !== undefined) {
+      CacheReport.encode(message.cache, writer.uint32(58).fork()).join();
+    }
+    if (message.nats !== undefined) {
+      NatsReport.encode(message.nats, writer.uint32(66).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetReportResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetReportResponse() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.verdict = CheckResponse.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nodes.push(NodeReport.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            const entry3 = GetReportResponse_WorkersByNodeEntry.decode(reader, reader.uint32());
+            if (entry3.value !== undefined) {
+              message.workersByNode[entry3.key] = entry3.value;
+            }
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.workers.push(WorkerReport.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.silentNodes.push(reader.string());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.metrics = MetricsReport.decode(reader, reader.uint32());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.cache = CacheReport.decode(reader, reader.uint32());
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.nats = NatsReport.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<GetReportResponse>): GetReportResponse {
+    return GetReportResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetReportResponse>): GetReportResponse {
+    const message = createBaseGetReportResponse() as any;
+    message.verdict = (object.verdict !== undefined && object.verdict !== null)
+      ? CheckResponse.fromPartial(object.verdict)
+      : undefined;
+    message.nodes = object.nodes?.map((e) => NodeReport.fromPartial(e)) || [];
+    message.workersByNode = (globalThis.Object.entries(object.workersByNode ?? {}) as [string, number][]).reduce(
+      (acc: { [key: string]: number }, [key, value]: [string, number]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.Number(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.workers = object.workers?.map((e) => WorkerReport.fromPartial(e)) || [];
+    message.silentNodes = object.silentNodes?.map((e) => e) || [];
+    message.metrics = (object.metrics !== undefined && object.metrics !== null)
+      ? MetricsReport.fromPartial(object.metrics)
+      : undefined;
+    message.cache = (object.cache !== undefined && object.cache !== null)
+      ? CacheReport.fromPartial(object.cache)
+      : undefined;
+    message.nats = (object.nats !== undefined && object.nats !== null)
+      ? NatsReport.fromPartial(object.nats)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseGetReportResponse_WorkersByNodeEntry(): GetReportResponse_WorkersByNodeEntry {
+  return { key: "", value: 0 };
+}
+
+export const GetReportResponse_WorkersByNodeEntry: MessageFns<GetReportResponse_WorkersByNodeEntry> = {
+  encode(message: GetReportResponse_WorkersByNodeEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(16).uint32(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetReportResponse_WorkersByNodeEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetReportResponse_WorkersByNodeEntry() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.value = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<GetReportResponse_WorkersByNodeEntry>): GetReportResponse_WorkersByNodeEntry {
+    return GetReportResponse_WorkersByNodeEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetReportResponse_WorkersByNodeEntry>): GetReportResponse_WorkersByNodeEntry {
+    const message = createBaseGetReportResponse_WorkersByNodeEntry() as any;
+    message.key = object.key ?? "";
+    message.value = object.value ?? 0;
+    return message;
+  },
+};
+
+function createBaseNodeReport(): NodeReport {
+  return { id: "", name: "", services: [], zone: "", version: "", startedAtMs: 0, draining: false, load: undefined };
+}
+
+export const NodeReport: MessageFns<NodeReport> = {
+  encode(message: NodeReport, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.id !== "") {
+      writer.uint32(10).string(message.id);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
+    }
+    for (const v of message.services) {
+      writer.uint32(26).string(v!);
+    }
+    if (message.zone !== "") {
+      writer.uint32(34).string(message.zone);
+    }
+    if (message.version !== "") {
+      writer.uint32(42).string(message.version);
+    }
+    if (message.startedAtMs !== 0) {
+      writer.uint32(49).double(message.startedAtMs);
+    }
+    if (message.draining !== false) {
+      writer.uint32(56).bool(message.draining);
+    }
+    if (message.load !== undefined) {
+      NodeLoad.encode(message.load, writer.uint32(66).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NodeReport {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNodeReport() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.id = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.services.push(reader.string());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.zone = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.version = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.startedAtMs = reader.double();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.draining = reader.bool();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.load = NodeLoad.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<NodeReport>): NodeReport {
+    return NodeReport.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NodeReport>): NodeReport {
+    const message = createBaseNodeReport() as any;
+    message.id = object.id ?? "";
+    message.name = object.name ?? "";
+    message.services = object.services?.map((e) => e) || [];
+    message.zone = object.zone ?? "";
+    message.version = object.version ?? "";
+    message.startedAtMs = object.startedAtMs ?? 0;
+    message.draining = object.draining ?? false;
+    message.load = (object.load !== undefined && object.load !== null) ? NodeLoad.fromPartial(object.load) : undefined;
+    return message;
+  },
+};
+
+function createBaseWorkerReport(): WorkerReport {
+  return { node: "", info: undefined, announced: false };
+}
+
+export const WorkerReport: MessageFns<WorkerReport> = {
+  encode(message: WorkerReport, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.node !== "") {
+      writer.uint32(10).string(message.node);
+    }
+    if (message.info !== undefined) {
+      WorkerInfo.encode(message.info, writer.uint32(18).fork()).join();
+    }
+    if (message.announced !== false) {
+      writer.uint32(24).bool(message.announced);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WorkerReport {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWorkerReport() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.info = WorkerInfo.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.announced = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<WorkerReport>): WorkerReport {
+    return WorkerReport.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WorkerReport>): WorkerReport {
+    const message = createBaseWorkerReport() as any;
+    message.node = object.node ?? "";
+    message.info = (object.info !== undefined && object.info !== null)
+      ? WorkerInfo.fromPartial(object.info)
+      : undefined;
+    message.announced = object.announced ?? false;
+    return message;
+  },
+};
+
+function createBaseMetricsReport(): MetricsReport {
+  return { unavailable: "", summary: undefined, scores: undefined };
+}
+
+export const MetricsReport: MessageFns<MetricsReport> = {
+  encode(message: MetricsReport, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.unavailable !== "") {
+      writer.uint32(10).string(message.unavailable);
+    }
+    if (message.summary !== undefined) {
+      SummarizeResponse.encode(message.summary, writer.uint32(18).fork()).join();
+    }
+    if (message.scores !== undefined) {
+      GetHealthScoresResponse.encode(message.scores, writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MetricsReport {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMetricsReport() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.unavailable = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.summary = SummarizeResponse.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.scores = GetHealthScoresResponse.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<MetricsReport>): MetricsReport {
+    return MetricsReport.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<MetricsReport>): MetricsReport {
+    const message = createBaseMetricsReport() as any;
+    message.unavailable = object.unavailable ?? "";
+    message.summary = (object.summary !== undefined && object.summary !== null)
+      ? SummarizeResponse.fromPartial(object.summary)
+      : undefined;
+    message.scores = (object.scores !== undefined && object.scores !== null)
+      ? GetHealthScoresResponse.fromPartial(object.scores)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseCacheReport(): CacheReport {
+  return { unavailable: "", nodes: [], silent: [] };
+}
+
+export const CacheReport: MessageFns<CacheReport> = {
+  encode(message: CacheReport, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.unavailable !== "") {
+      writer.uint32(10).string(message.unavailable);
+    }
+    for (const v of message.nodes) {
+      GetStatisticsResponse.encode(v!, writer.uint32(18).fork()).join();
+    }
+    for (const v of message.silent) {
+      writer.uint32(26).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CacheReport {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCacheReport() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.unavailable = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nodes.push(GetStatisticsResponse.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.silent.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<CacheReport>): CacheReport {
+    return CacheReport.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CacheReport>): CacheReport {
+    const message = createBaseCacheReport() as any;
+    message.unavailable = object.unavailable ?? "";
+    message.nodes = object.nodes?.map((e) => GetStatisticsResponse.fromPartial(e)) || [];
+    message.silent = object.silent?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseNatsReport(): NatsReport {
+  return { connected: false };
+}
+
+export const NatsReport: MessageFns<NatsReport> = {
+  encode(message: NatsReport, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.connected !== false) {
+      writer.uint32(8).bool(message.connected);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NatsReport {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNatsReport() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.connected = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<NatsReport>): NatsReport {
+    return NatsReport.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NatsReport>): NatsReport {
+    const message = createBaseNatsReport() as any;
+    message.connected = object.connected ?? false;
+    return message;
+  },
+};
+
+/** Says how the mesh is. Nodes that run it see to it that every worker is asked for its health, each by one of them. */
 export type HealthServiceDefinition = typeof HealthServiceDefinition;
 export const HealthServiceDefinition = {
   name: "HealthService",
   fullName: "cortex.health.v1.HealthService",
   methods: {
-    /** Says how the mesh is. */
+    /** The verdict. Answers without asking anybody: from what the node knows of the mesh. */
     check: {
       name: "Check",
       requestType: CheckRequest as typeof CheckRequest,
       requestStream: false,
       responseType: CheckResponse as typeof CheckResponse,
+      responseStream: false,
+      options: {},
+    },
+    /**
+     * The verdict, and everything behind it. Who does not answer in time is named as such, and the rest is told: it takes 1.5 s at
+     * most. Where client keys are configured it needs an administrator's.
+     */
+    getReport: {
+      name: "GetReport",
+      requestType: GetReportRequest as typeof GetReportRequest,
+      requestStream: false,
+      responseType: GetReportResponse as typeof GetReportResponse,
       responseStream: false,
       options: {},
     },

@@ -75,6 +75,11 @@ export namespace KeyState {
 /** The worker to check. */
 export interface CheckHealthRequest {
   readonly worker: string;
+  /**
+   * What was found out so many milliseconds ago at most will do, by another check or by a request that it served: the provider
+   * is then not asked again. Absent: it is asked in any case.
+   */
+  readonly ageMaxMs?: number | undefined;
 }
 
 /** How it is. */
@@ -84,6 +89,8 @@ export interface CheckHealthResponse {
   readonly latencyMs: number;
   /** What is wrong and what to do; empty when available. */
   readonly message: string;
+  /** How long ago that was found out; 0 when the provider has just been asked. */
+  readonly ageMs: number;
 }
 
 /** A chat request for one worker. Its model is the provider's own name of it. */
@@ -275,13 +282,16 @@ export interface PoolStatistics {
 }
 
 function createBaseCheckHealthRequest(): CheckHealthRequest {
-  return { worker: "" };
+  return { worker: "", ageMaxMs: undefined };
 }
 
 export const CheckHealthRequest: MessageFns<CheckHealthRequest> = {
   encode(message: CheckHealthRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.worker !== "") {
       writer.uint32(10).string(message.worker);
+    }
+    if (message.ageMaxMs !== undefined) {
+      writer.uint32(17).double(message.ageMaxMs);
     }
     return writer;
   },
@@ -307,6 +317,14 @@ export const CheckHealthRequest: MessageFns<CheckHealthRequest> = {
             message.worker = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.ageMaxMs = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -325,12 +343,13 @@ export const CheckHealthRequest: MessageFns<CheckHealthRequest> = {
   fromPartial(object: DeepPartial<CheckHealthRequest>): CheckHealthRequest {
     const message = createBaseCheckHealthRequest() as any;
     message.worker = object.worker ?? "";
+    message.ageMaxMs = object.ageMaxMs ?? undefined;
     return message;
   },
 };
 
 function createBaseCheckHealthResponse(): CheckHealthResponse {
-  return { health: 0, latencyMs: 0, message: "" };
+  return { health: 0, latencyMs: 0, message: "", ageMs: 0 };
 }
 
 export const CheckHealthResponse: MessageFns<CheckHealthResponse> = {
@@ -343,6 +362,9 @@ export const CheckHealthResponse: MessageFns<CheckHealthResponse> = {
     }
     if (message.message !== "") {
       writer.uint32(26).string(message.message);
+    }
+    if (message.ageMs !== 0) {
+      writer.uint32(33).double(message.ageMs);
     }
     return writer;
   },
@@ -384,6 +406,14 @@ export const CheckHealthResponse: MessageFns<CheckHealthResponse> = {
             message.message = reader.string();
             continue;
           }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.ageMs = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -404,6 +434,7 @@ export const CheckHealthResponse: MessageFns<CheckHealthResponse> = {
     message.health = object.health ?? 0;
     message.latencyMs = object.latencyMs ?? 0;
     message.message = object.message ?? "";
+    message.ageMs = object.ageMs ?? 0;
     return message;
   },
 };
@@ -1936,7 +1967,10 @@ export const ProviderServiceDefinition = {
   name: "ProviderService",
   fullName: "cortex.provider.v1.ProviderService",
   methods: {
-    /** Asks the provider whether it could serve a request now; answers within the worker's connect time-out. */
+    /**
+     * Asks the provider whether it could serve a request now; answers within the worker's connect time-out, and before the
+     * call's deadline: a provider that has not answered by then is unavailable.
+     */
     checkHealth: {
       name: "CheckHealth",
       requestType: CheckHealthRequest as typeof CheckHealthRequest,
