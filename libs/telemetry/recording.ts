@@ -72,9 +72,10 @@ export interface RecordingOptions {
 
 /**
  * How long the spans of a trace are held after the last one here has ended. Failures and further attempts are seen where they
- * happen, at once; what comes later is only the end of the request one or two nodes up, mostly milliseconds away.
+ * happen, at once, and told to everybody within a fraction of a second; what comes later is only the end of the request one or
+ * two nodes up, mostly milliseconds away.
  */
-const HOLD_MS = 10_000;
+const HOLD_MS = 5_000;
 const SWEEP_EVERY_MS = 1_000;
 const HELD_BYTES_MAX = 32 * 1024 * 1024;
 /** Room is made for more than one span at a time. */
@@ -90,8 +91,8 @@ const NO_EVENTS: readonly SpanEvent[] = [];
 /** What a node knows of a trace that has spans here. */
 class Trace {
   readonly id: string;
-  /** It began here, so that nobody can want it any more when its spans have ended. */
-  readonly begunHere: boolean;
+  /** It began on another node, or has gone to one: that node may want it when all has ended here. */
+  shared: boolean;
   readonly tracer: RecordingTracer;
   /** Its spans are exported as they end. */
   kept: boolean;
@@ -101,9 +102,9 @@ class Trace {
   /** When its last span here had ended; undefined while spans are open. */
   idleSinceMs: number | undefined;
 
-  constructor(id: string, begunHere: boolean, kept: boolean, tracer: RecordingTracer) {
+  constructor(id: string, shared: boolean, kept: boolean, tracer: RecordingTracer) {
     this.id = id;
-    this.begunHere = begunHere;
+    this.shared = shared;
     this.kept = kept;
     this.tracer = tracer;
   }
@@ -153,6 +154,10 @@ class RecordedSpan implements Span, TraceContext, FinishedSpan {
   /** Who is called from now on need not find out again that the trace is kept. */
   get sampled(): boolean {
     return this.trace.kept;
+  }
+
+  leaves(): void {
+    this.trace.shared = true;
   }
 
   get events(): readonly SpanEvent[] {
@@ -271,7 +276,7 @@ export class RecordingTracer implements Tracer {
     if (trace.kept) this.#export(span);
     else this.#hold(span);
     if (--trace.openSpans > 0) return;
-    if (trace.kept || trace.begunHere) {
+    if (trace.kept || !trace.shared) {
       this.#forget(trace);
       return;
     }
@@ -302,7 +307,7 @@ export class RecordingTracer implements Tracer {
       if (parent?.traceId === NO_TRACE.traceId) return undefined;
       const traceId = parent?.traceId ?? randomTraceId();
       const drawn = this.#sampler.drawsNew(name, traceId, rules);
-      if (drawn || rules.keep.length > 0) return this.#begin(traceId, true, drawn);
+      if (drawn || rules.keep.length > 0) return this.#begin(traceId, false, drawn);
       return { traceId, spanId: randomSpanId(), sampled: false, state: "" };
     }
     const { traceId } = parent;
@@ -312,11 +317,11 @@ export class RecordingTracer implements Tracer {
       if (drawn && !known.kept) this.#keep(known);
       return known;
     }
-    return drawn || rules.keep.length > 0 ? this.#begin(traceId, false, drawn) : undefined;
+    return drawn || rules.keep.length > 0 ? this.#begin(traceId, true, drawn) : undefined;
   }
 
-  #begin(traceId: string, begunHere: boolean, drawn: boolean): Trace {
-    const trace = new Trace(traceId, begunHere, drawn, this);
+  #begin(traceId: string, shared: boolean, drawn: boolean): Trace {
+    const trace = new Trace(traceId, shared, drawn, this);
     this.#traces.set(traceId, trace);
     return trace;
   }

@@ -15,6 +15,8 @@ export interface TraceContext {
   readonly sampled: boolean;
   /** The tracestate header, passed on as it came; empty if none. */
   readonly state: string;
+  /** Told that it is sent to another node. */
+  leaves?(): void;
 }
 
 export type AttributeValue = string | number | boolean | readonly string[];
@@ -81,8 +83,9 @@ export function parseTraceparent(header: string | undefined, state = ""): TraceC
   return { traceId, spanId, sampled: (Number.parseInt(flags, 16) & 1) === 1, state };
 }
 
-/** Writes a traceparent header. */
+/** Writes a traceparent header, for another node. */
 export function formatTraceparent(trace: TraceContext): string {
+  trace.leaves?.();
   return `00-${trace.traceId}-${trace.spanId}-${trace.sampled ? "01" : "00"}`;
 }
 

@@ -17,16 +17,21 @@ export interface ReceivedSpan {
   readonly events: readonly { readonly name: string; readonly attributes: Readonly<Record<string, unknown>> }[];
   /** Nanoseconds since the Unix epoch. */
   readonly startNs: bigint;
+  readonly endNs: bigint;
   /** 2 means error. */
   readonly status: number;
+  /** The tracestate; empty if none. */
+  readonly traceState: string;
   /** `service.name` of the process. */
   readonly service: string;
 }
 
 /** A receiver that runs. */
 export interface OtlpReceiver {
-  /** What makes a process export here, each span as soon as it has ended. */
+  /** What makes a process export here all spans, each as soon as it has ended. */
   readonly environment: Readonly<Record<string, string>>;
+  /** As above, but which traces are exported is left to the configuration. */
+  readonly endpoint: Readonly<Record<string, string>>;
   readonly spans: readonly ReceivedSpan[];
   /** Everything that was received, as text: to search for what must not be in it. */
   text(): string;
@@ -51,7 +56,9 @@ interface OtlpSpan {
   readonly attributes?: readonly OtlpAttribute[];
   readonly events?: readonly { readonly name: string; readonly attributes?: readonly OtlpAttribute[] }[];
   readonly startTimeUnixNano: string;
+  readonly endTimeUnixNano: string;
   readonly status?: { readonly code?: number };
+  readonly traceState?: string;
 }
 
 interface OtlpBody {
@@ -77,12 +84,14 @@ export async function startOtlpReceiver(): Promise<OtlpReceiver> {
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address() as AddressInfo;
+  const endpoint = {
+    OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}`,
+    OTEL_EXPORTER_OTLP_PROTOCOL: "http/json",
+    OTEL_BSP_SCHEDULE_DELAY: "50",
+  };
   return {
-    environment: {
-      OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}`,
-      OTEL_EXPORTER_OTLP_PROTOCOL: "http/json",
-      OTEL_BSP_SCHEDULE_DELAY: "50",
-    },
+    environment: { ...endpoint, OTEL_TRACES_SAMPLER: "parentbased_always_on" },
+    endpoint,
     spans,
     text: () => texts.join("\n"),
     async trace(traceId, complete) {
@@ -119,7 +128,9 @@ function readBody(body: OtlpBody): ReceivedSpan[] {
         attributes: readAttributes(span.attributes),
         events: (span.events ?? []).map(({ name, attributes }) => ({ name, attributes: readAttributes(attributes) })),
         startNs: BigInt(span.startTimeUnixNano),
+        endNs: BigInt(span.endTimeUnixNano),
         status: span.status?.code ?? 0,
+        traceState: span.traceState ?? "",
         service,
       })),
     );
