@@ -134,7 +134,13 @@ describe("a service for the mesh alone", () => {
     });
     const put = vi.fn(async () => ({}));
     const unused = () => Promise.reject(new Error("not asked in this test"));
-    server.add(CacheStoreServiceDefinition, { put, acquire: unused, release: unused, getMany: unused });
+    server.add(CacheStoreServiceDefinition, {
+      put,
+      putMany: unused,
+      acquire: unused,
+      release: unused,
+      getMany: unused,
+    });
     server.add(CacheServiceDefinition, {
       invalidate: unused,
       getStatistics: async () => ({ node: "n", levels: [], sharedCalls: 0 }),

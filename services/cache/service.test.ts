@@ -194,6 +194,23 @@ describe("who asks for many", () => {
     expect(leads.size).toBe(0);
   });
 
+  it("is what was kept at once, in both levels", async () => {
+    const { store, kept } = await setUp({ outer: true });
+    const items = ["one", "two"].map((key) => ({ key, entry: Buffer.from(key) }));
+    await store.putMany({ items, expiresAtMs: later() }, callFor());
+    const { entries } = await store.getMany({ keys: ["one", "two"] }, callFor());
+    expect(
+      Object.entries(entries)
+        .map(([key, entry]) => `${key}: ${entry}`)
+        .sort(),
+    ).toEqual(["one: one", "two: two"]);
+    await expect.poll(() => [...kept.keys()].sort()).toEqual(["one", "two"]);
+    const tooMany = Array.from({ length: 10_001 }, () => items[0]!);
+    await expect(store.putMany({ items: tooMany, expiresAtMs: later() }, callFor())).rejects.toMatchObject({
+      reason: "INVALID_REQUEST",
+    });
+  });
+
   it("is refused when they are too many, and gets no more than a message carries", async () => {
     const { store, put } = await setUp({ bytes: 100 * 1024 * 1024 });
     const keys = Array.from({ length: 12 }, (_, index) => `k${index}`);

@@ -64,6 +64,18 @@ export class CacheStore implements Service<typeof CacheStoreServiceDefinition> {
     return {};
   };
 
+  putMany: Service<typeof CacheStoreServiceDefinition>["putMany"] = async ({ items, expiresAtMs }) => {
+    if (items.length > KEYS_MAX) {
+      throw new RpcError("INVALID_REQUEST", `at most ${KEYS_MAX} answers can be kept at once`, { field: "items" });
+    }
+    for (const { key } of items) checkKey(key);
+    for (const { key, entry } of items) {
+      this.#outer()?.keep(key, entry, expiresAtMs);
+      await this.#memory.keep(key, entry, expiresAtMs);
+    }
+    return {};
+  };
+
   release: Service<typeof CacheStoreServiceDefinition>["release"] = async ({ key, node }) => {
     this.#leads.end(key, node);
     return {};

@@ -522,6 +522,39 @@ describe.each(SHAPES)("the cache, with %s", (shape) => {
       expect(calls()).toBe(called + 1);
     });
 
+    it("and once for all who ask a router for the same at the same time, also when the first of them leaves", async () => {
+      alone.behave("headersMs:400");
+      const before = calls();
+      const input = [question(" a"), question(" b")];
+      const leaving = new AbortController();
+      const left = fetch(`${doors[0]}/v1/embeddings`, {
+        method: "POST",
+        headers: { "content-type": "application/json", authorization: `Bearer ${KEY_A}` },
+        body: JSON.stringify({ model: "s", input }),
+        signal: leaving.signal,
+      });
+      const gone = expect(left).rejects.toThrow("abort");
+      await expect.poll(() => calls()).toBe(before + 1);
+      const asking = Array.from({ length: 8 }, () => embed(input));
+      leaving.abort();
+      await gone;
+      const answers = await Promise.all(asking);
+      for (const { vectors } of answers) expect(vectors).toEqual(answers[0]!.vectors);
+      // The one that has left, and one for each router.
+      expect(calls() - before).toBeLessThanOrEqual(1 + routers.length);
+      expect(answers.filter(({ cache }) => cache?.startsWith("shared"))).toHaveLength(8 - (calls() - before - 1));
+    });
+
+    it("all of them, however many come in one request", async () => {
+      const many = Array.from({ length: 2_000 }, (_, index) => question(` ${index}`));
+      const before = await embed(many);
+      const called = calls();
+      // Whichever router is asked: what it does not have itself, the owners have.
+      await expect.poll(async () => (await embed(many)).cache).toMatch(/^hit/);
+      expect((await embed(many)).vectors).toEqual(before.vectors);
+      expect(calls() - called).toBeLessThanOrEqual(routers.length);
+    });
+
     it("and not for other dimensions", async () => {
       const a = question(" a");
       expect((await embed([a])).vectors[0]).toHaveLength(8);

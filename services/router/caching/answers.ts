@@ -25,7 +25,7 @@ import { ATTRIBUTE, SPAN, type Tracer } from "../../../libs/telemetry/index.ts";
 import type { RequestAccount } from "../request-account.ts";
 import { Flight } from "./flight.ts";
 import { FollowedAnswer } from "./followed.ts";
-import { answerKey } from "./key.ts";
+import { answerKey, vectorKeys } from "./key.ts";
 import { type Acquired, CacheLevels, type LevelsDependencies } from "./levels.ts";
 import { compact, replay, toCompletion, toParts, usageOf } from "./parts.ts";
 import { bypass, unkept } from "./rules.ts";
@@ -70,6 +70,8 @@ export class CachedAnswers implements CacheLevel {
   readonly #flights = new Map<string, OpenFlight>();
   /** Look-ups at owners that are on their way, by key like those. */
   readonly #acquiring = new Map<string, Promise<Acquired>>();
+  /** Vectors that a provider has been asked for, by the keys of all of them. */
+  readonly #vectors = new Map<string, Promise<EmbedResponse>>();
   readonly #renewing: NodeJS.Timeout;
   #shared = 0;
 
@@ -122,9 +124,46 @@ export class CachedAnswers implements CacheLevel {
   /** Vectors, input by input. */
   async embed(asked: VectorsAsked, get: (request: EmbeddingRequest) => Promise<EmbedResponse>): Promise<EmbedResponse> {
     const cache = { store: this.levels, settings: this.#dependencies.settings() };
-    const answer = await embedCached(asked, cache, get);
-    if (answer.cache !== undefined) this.#trace(answer.cache, asked.call);
-    return answer;
+    const { mode = Mode.UNSPECIFIED } = asked.options ?? {};
+    const alone = mode === Mode.OFF || mode === Mode.REFRESH || !cache.settings.enabled;
+    let shared = false;
+    const answer = await embedCached(asked, cache, (request) => {
+      if (alone) return get(request);
+      return this.#vectorsOnce(request, asked, get, () => {
+        shared = true;
+      });
+    });
+    if (answer.cache === undefined) return answer;
+    const told = shared ? { ...answer.cache, state: State.SHARED } : answer.cache;
+    return { ...answer, cache: this.#trace(told, asked.call) };
+  }
+
+  /** Vectors that a provider is asked for now are got once for all who want the same of this router meanwhile. */
+  async #vectorsOnce(
+    request: EmbeddingRequest,
+    asked: VectorsAsked,
+    get: (request: EmbeddingRequest) => Promise<EmbedResponse>,
+    joined: () => void,
+  ): Promise<EmbedResponse> {
+    const place = vectorKeys(request, asked.call.tenant, asked.route).join();
+    const known = this.#vectors.get(place);
+    if (known === undefined) {
+      const getting = get(request).finally(() => this.#vectors.delete(place));
+      this.#vectors.set(place, getting);
+      return getting;
+    }
+    try {
+      const answer = await known;
+      joined();
+      this.#shared++;
+      asked.account?.fromCache("shared", answer.embedding?.usage);
+      return answer;
+    } catch (thrown) {
+      const { reason } = RpcError.from(thrown);
+      if (reason !== "CANCELLED" && reason !== "DEADLINE_EXCEEDED") throw thrown;
+      // Whoever asked first has left; who is here asks for all others.
+      return this.#vectorsOnce(request, asked, get, joined);
+    }
   }
 
   /** What another router asks for: an answer that this one is getting. */
@@ -175,11 +214,11 @@ export class CachedAnswers implements CacheLevel {
     const source = (made: Call): AsyncIterator<StreamResponse> => new OneChunk(() => get(made));
     if (options?.mode === Mode.REFRESH) {
       const flight = this.#open(key, asked, source, { whole: true, led: false, registered: false });
-      return collect(flight.join(this.#trace(status(State.MISS, "refresh", key), call)));
+      return collect(flight.join(this.#trace(status(State.MISS, "refresh", key), call), asked.account), call);
     }
     const found = await this.#find(key, asked, true);
     const flight = found.kind === "entry" ? undefined : this.#joinable(key, true, call.tenant);
-    if (flight !== undefined) return collect(this.#share(flight, key, asked));
+    if (flight !== undefined) return collect(this.#share(flight, key, asked), call);
     switch (found.kind) {
       case "entry": {
         const { parts, told } = this.#fromEntry(found.entry, found.level, key, asked);
@@ -187,11 +226,11 @@ export class CachedAnswers implements CacheLevel {
       }
       case "follow": {
         const followed = this.#follow(key, asked, found.node, (made) => source(made), true);
-        return collect(this.#share(this.#open(key, asked, followed, { whole: true, led: false }), key, asked));
+        return collect(this.#share(this.#open(key, asked, followed, { whole: true, led: false }), key, asked), call);
       }
       default: {
         const opened = this.#open(key, asked, source, { whole: true, led: found.kind === "lead" });
-        return collect(opened.join(this.#trace(status(State.MISS, "", key), call)));
+        return collect(opened.join(this.#trace(status(State.MISS, "", key), call), asked.account), call);
       }
     }
   }
@@ -405,8 +444,11 @@ function withTraceOf(call: Call, other: Call): Call {
   return { ...call, trace: other.trace };
 }
 
-/** All of a stream, as one answer. */
-async function collect(stream: AsyncIterator<StreamResponse>): Promise<CompleteResponse> {
+/** All of a stream, as one answer. It is left when the call ends before. */
+async function collect(stream: AsyncIterator<StreamResponse>, { signal }: Call): Promise<CompleteResponse> {
+  const leave = (): void => void stream.return?.();
+  signal.addEventListener("abort", leave, { once: true });
+  if (signal.aborted) leave();
   const parts: Part[] = [];
   let attempts = 0;
   let cache: CacheStatus | undefined;
@@ -417,6 +459,7 @@ async function collect(stream: AsyncIterator<StreamResponse>): Promise<CompleteR
       cache ??= result.value.cache;
     }
   } finally {
+    signal.removeEventListener("abort", leave);
     await stream.return?.();
   }
   const completion: Completion = toCompletion(parts);

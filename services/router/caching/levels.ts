@@ -4,7 +4,12 @@
  */
 import { LRUCache } from "lru-cache";
 import { isInvalidated } from "../../../libs/caching/index.ts";
-import { CacheStoreServiceDefinition, Entry, type LevelStatistics } from "../../../libs/gen/cortex/cache/v1/cache.ts";
+import {
+  CacheStoreServiceDefinition,
+  Entry,
+  type LevelStatistics,
+  type PutManyRequest_Item,
+} from "../../../libs/gen/cortex/cache/v1/cache.ts";
 import type { CacheInvalidated } from "../../../libs/gen/cortex/events/v1/events.ts";
 import type { Configuration } from "../../../libs/host/index.ts";
 import type { Clients } from "../../../libs/mesh/index.ts";
@@ -39,6 +44,8 @@ const OWNER_REST_MS_MAX = 30_000;
 const STORE_TIMEOUT_MS = 5_000;
 /** Answers on their way to their owners; more are not stored there. */
 const STORING_MAX = 1_000;
+/** So many go to their owner in one message, which is a few megabytes for the longest vectors. */
+const BATCH_ENTRIES_MAX = 64;
 
 interface Kept {
   readonly entry: Entry;
@@ -104,12 +111,36 @@ export class CacheLevels {
 
   /** Keeps an answer in all levels. `led`: this router has led, and does so no more. */
   store(key: string, entry: Entry, led: boolean): void {
-    const encoded = Entry.encode(entry).finish();
-    const bytes = Buffer.from(encoded.buffer, encoded.byteOffset, encoded.length);
+    const bytes = encode(entry);
     this.#memory()?.set(key, { entry, bytes: sizeOf(entry, bytes.length) });
     const { nodeId } = this.#dependencies;
     const message = { key, entry: bytes, expiresAtMs: entry.expiresAtMs, node: led ? nodeId : "" };
     this.#behind(key, (store, call) => store.put(message, call));
+  }
+
+  /** Keeps several in all levels, for which nobody led. All expire at the same time. */
+  storeMany(entries: readonly (readonly [key: string, entry: Entry])[]): void {
+    const { clients } = this.#dependencies;
+    const byOwner = new Map<string, PutManyRequest_Item[][]>();
+    for (const [key, entry] of entries) {
+      const bytes = encode(entry);
+      this.#memory()?.set(key, { entry, bytes: sizeOf(entry, bytes.length) });
+      const owner = clients.ownerOf(CacheStoreServiceDefinition, key);
+      if (owner === undefined) continue;
+      const batches = byOwner.get(owner) ?? [[]];
+      byOwner.set(owner, batches);
+      let batch = batches.at(-1)!;
+      if (batch.length === BATCH_ENTRIES_MAX) {
+        batch = [];
+        batches.push(batch);
+      }
+      batch.push({ key, entry: bytes });
+    }
+    const expiresAtMs = entries[0]?.[1].expiresAtMs ?? 0;
+    for (const items of [...byOwner.values()].flat()) {
+      if (items[0] !== undefined)
+        this.#behind(items[0].key, (store, call) => store.putMany({ items, expiresAtMs }, call));
+    }
   }
 
   /** Ends this router's lead without an answer. */
@@ -273,6 +304,11 @@ export class CacheLevels {
 /** Numbers take twice the bytes in memory that they take on their way. */
 function sizeOf({ content }: Entry, encodedBytes: number): number {
   return content?.$case === "vector" ? encodedBytes * 2 : encodedBytes;
+}
+
+function encode(entry: Entry): Buffer {
+  const encoded = Entry.encode(entry).finish();
+  return Buffer.from(encoded.buffer, encoded.byteOffset, encoded.length);
 }
 
 function decode(bytes: Uint8Array): Kept | undefined {

@@ -34,8 +34,8 @@ class Store implements VectorStore {
     return { entries: new Map(there.map((key) => [key, Entry.decode(this.entries.get(key)!)])), level: "l1" };
   }
 
-  store(key: string, entry: Entry): void {
-    this.entries.set(key, Entry.encode(entry).finish());
+  storeMany(entries: readonly (readonly [key: string, entry: Entry])[]): void {
+    for (const [key, entry] of entries) this.entries.set(key, Entry.encode(entry).finish());
   }
 
   get decoded(): Entry[] {

@@ -33,7 +33,7 @@ export interface VectorStore {
     maxAgeMs: number,
     call: Call,
   ): Promise<{ readonly entries: ReadonlyMap<string, Entry>; readonly level: string }>;
-  store(key: string, entry: Entry, led: boolean): void;
+  storeMany(entries: readonly (readonly [key: string, entry: Entry])[]): void;
 }
 
 /** A request for vectors, as far as the cache goes. */
@@ -161,10 +161,13 @@ function keep(
   const inputTokens = keys.length === 1 ? usage?.inputTokens : undefined;
   const createdAtMs = Date.now();
   const expiresAtMs = createdAtMs + (options?.ttlS === undefined ? settings.ttlMs : options.ttlS * 1_000);
-  for (const [key, embedding] of new Map(keys.map((key, index) => [key, fresh.embeddings[index]!]))) {
-    const value = { embedding, served, inputTokens, warnings };
-    store.store(key, { content: { $case: "vector", value }, createdAtMs, expiresAtMs }, false);
-  }
+  const vectors = new Map(keys.map((key, index) => [key, fresh.embeddings[index]!]));
+  store.storeMany(
+    [...vectors].map(([key, embedding]): [string, Entry] => {
+      const value = { embedding, served, inputTokens, warnings };
+      return [key, { content: { $case: "vector", value }, createdAtMs, expiresAtMs }];
+    }),
+  );
   return undefined;
 }
 

@@ -83,6 +83,23 @@ export interface PutRequest {
 export interface PutResponse {
 }
 
+/** The answers to keep. */
+export interface PutManyRequest {
+  readonly items: readonly PutManyRequest_Item[];
+  readonly expiresAtMs: number;
+}
+
+/** One of them. */
+export interface PutManyRequest_Item {
+  readonly key: string;
+  /** An encoded Entry. */
+  readonly entry: Buffer;
+}
+
+/** They are kept, as far as there is room for them. */
+export interface PutManyResponse {
+}
+
 /** The lead to end. */
 export interface ReleaseRequest {
   readonly key: string;
@@ -748,6 +765,183 @@ export const PutResponse: MessageFns<PutResponse> = {
   },
   fromPartial(_: DeepPartial<PutResponse>): PutResponse {
     const message = createBasePutResponse() as any;
+    return message;
+  },
+};
+
+function createBasePutManyRequest(): PutManyRequest {
+  return { items: [], expiresAtMs: 0 };
+}
+
+export const PutManyRequest: MessageFns<PutManyRequest> = {
+  encode(message: PutManyRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.items) {
+      PutManyRequest_Item.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.expiresAtMs !== 0) {
+      writer.uint32(17).double(message.expiresAtMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PutManyRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePutManyRequest() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.items.push(PutManyRequest_Item.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.expiresAtMs = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PutManyRequest>): PutManyRequest {
+    return PutManyRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PutManyRequest>): PutManyRequest {
+    const message = createBasePutManyRequest() as any;
+    message.items = object.items?.map((e) => PutManyRequest_Item.fromPartial(e)) || [];
+    message.expiresAtMs = object.expiresAtMs ?? 0;
+    return message;
+  },
+};
+
+function createBasePutManyRequest_Item(): PutManyRequest_Item {
+  return { key: "", entry: Buffer.alloc(0) };
+}
+
+export const PutManyRequest_Item: MessageFns<PutManyRequest_Item> = {
+  encode(message: PutManyRequest_Item, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.entry.length !== 0) {
+      writer.uint32(18).bytes(message.entry);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PutManyRequest_Item {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePutManyRequest_Item() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.entry = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PutManyRequest_Item>): PutManyRequest_Item {
+    return PutManyRequest_Item.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PutManyRequest_Item>): PutManyRequest_Item {
+    const message = createBasePutManyRequest_Item() as any;
+    message.key = object.key ?? "";
+    message.entry = object.entry ?? Buffer.alloc(0);
+    return message;
+  },
+};
+
+function createBasePutManyResponse(): PutManyResponse {
+  return {};
+}
+
+export const PutManyResponse: MessageFns<PutManyResponse> = {
+  encode(_: PutManyResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PutManyResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePutManyResponse() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PutManyResponse>): PutManyResponse {
+    return PutManyResponse.fromPartial(base ?? {});
+  },
+  fromPartial(_: DeepPartial<PutManyResponse>): PutManyResponse {
+    const message = createBasePutManyResponse() as any;
     return message;
   },
 };
@@ -1630,6 +1824,15 @@ export const CacheStoreServiceDefinition = {
       requestType: PutRequest as typeof PutRequest,
       requestStream: false,
       responseType: PutResponse as typeof PutResponse,
+      responseStream: false,
+      options: {},
+    },
+    /** Stores several at once, for which nobody led. */
+    putMany: {
+      name: "PutMany",
+      requestType: PutManyRequest as typeof PutManyRequest,
+      requestStream: false,
+      responseType: PutManyResponse as typeof PutManyResponse,
       responseStream: false,
       options: {},
     },
