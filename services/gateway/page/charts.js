@@ -260,9 +260,9 @@ class Chart {
           {
             ...axis,
             size: 52,
-            space: 34,
+            space: 24,
             values: (/** @type {unknown} */ _plot, /** @type {number[]} */ at) =>
-              at.map((value) => (value === 0 ? "0" : write(value))),
+              at.map((value) => (value === 0 ? "0" : write(value).replace(".0", ""))),
           },
         ],
         series: [

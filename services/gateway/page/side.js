@@ -1,6 +1,6 @@
 /** What stands beside the workers: what happens, which models are used, the nodes, and where requests go at the moment. */
 import { arrange, copyButton, element, find, say } from "./document.js";
-import { clock, count, milliseconds, rate, some } from "./format.js";
+import { clock, count, milliseconds, some } from "./format.js";
 import { STATE_WORDS } from "./workers.js";
 
 /** @typedef {import("./mesh.js").Mesh} Mesh */
@@ -136,7 +136,7 @@ export class Side {
         part(line, "mark").dataset["state"] = state;
         say(part(line, "moving-name"), name);
         say(part(line, "moving-word"), STATE_WORDS[state]);
-        say(part(line, "moving-number"), activeRequests === 0 ? "" : rate(activeRequests));
+        say(part(line, "moving-number"), activeRequests === 0 ? "" : count(activeRequests));
       },
     );
   }

@@ -107,7 +107,7 @@ export class Tiles {
 
 /** @param {readonly number[]} moments newest last, which stands at the right */
 function pointsOf(moments) {
-  const most = Math.max(...moments, Number.MIN_VALUE);
+  const most = Math.max(...moments, Number.MIN_VALUE) * 1.2;
   const step = LINE_WIDTH / (MOMENTS_MAX - 1);
   const from = MOMENTS_MAX - moments.length;
   return moments

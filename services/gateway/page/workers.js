@@ -11,6 +11,9 @@ const ROWS_MAX = 25;
 /** Values by which the table is sorted change every second; its order does not have to. */
 const REORDER_MS = 3_000;
 
+/** A part of its attempts that may fail without being worth a colour. */
+const ERRORS_FAIR = 0.05;
+
 /** The word for each state; theme and shapes are in workers.css. */
 export const STATE_WORDS = {
   available: "up",
@@ -100,9 +103,9 @@ const COLUMNS = [
           ? count(activeRequests)
           : `${count(activeRequests)} / ${count(concurrentRequestsMax)}`,
       );
-      const part =
-        concurrentRequestsMax === 0 ? Math.min(activeRequests / 10, 1) : activeRequests / concurrentRequestsMax;
-      /** @type {HTMLElement} */ (meter).style.setProperty("--part", String(Math.min(part, 1)));
+      const { style } = /** @type {HTMLElement} */ (meter);
+      style.visibility = concurrentRequestsMax === 0 ? "hidden" : "visible";
+      style.setProperty("--part", String(Math.min(activeRequests / Math.max(concurrentRequestsMax, 1), 1)));
     },
   },
   {
@@ -129,7 +132,7 @@ const COLUMNS = [
     descending: true,
     write: (cell, { errors, attempts }) => {
       say(cell, attempts === 0 ? NOTHING : percent(errors / attempts));
-      cell.classList.toggle("is-bad", errors > 0);
+      cell.classList.toggle("is-bad", errors > attempts * ERRORS_FAIR);
       cell.title = attempts === 0 ? "" : `${count(errors)} of ${some(attempts, "attempt")}`;
     },
   },
