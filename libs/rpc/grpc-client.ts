@@ -55,6 +55,8 @@ export function connect(address: string, options: ChannelOptions): Channel {
     "grpc.keepalive_permit_without_calls": 1,
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 2_000,
+    // A connection on which nothing happens is not lost: whoever listens for it would be told so.
+    "grpc.client_idle_timeout_ms": 2_147_483_647,
     // The router owns retries; a second layer would multiply attempts and hold messages of streams in a buffer.
     "grpc.enable_retries": 0,
     "grpc.enable_channelz": 0,
