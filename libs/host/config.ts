@@ -153,7 +153,7 @@ const fileSchema = z.strictObject({
     .prefault({}),
   cache: z
     .strictObject({
-      enabled: z.boolean().default(false).describe("Answers are kept, and identical requests share one call."),
+      enabled: z.boolean().default(true).describe("Answers are kept, and identical requests share one call."),
       ttlMs: milliseconds.default(900_000).describe("For how long an answer is kept."),
       temperatureMax: z.number().min(0).max(2).default(0.9).describe("Answers to requests above it are not kept."),
       tokensMax: z
