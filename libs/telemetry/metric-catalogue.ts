@@ -167,10 +167,12 @@ export const METRIC = {
     "How long streamed requests waited at the router for their first content.",
     { ...ROUTER, labels: ["source"], buckets: GEN_AI_SECONDS },
   ),
-  requestsInFlight: gauge("cortex_requests_in_flight", "Requests that the router serves now.", {
-    ...ROUTER,
-    labels: ["type"],
-  }),
+  requestsInFlight: gauge(
+    "cortex_requests_in_flight",
+    "Requests that the router serves now, streamed ones too.",
+    ROUTER,
+  ),
+  streamsOpen: gauge("cortex_streams_open", "Streamed requests that the router serves now.", ROUTER),
 
   // Attempts, as workers see them.
   attempts: counter(

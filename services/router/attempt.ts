@@ -176,8 +176,14 @@ export class Attempt {
       strategy: this.#options.strategy,
       traceId: this.#span.context.traceId,
     };
-    telling.tellAttempt(event);
-    this.#options.account?.add(event);
+    const { account } = this.#options;
+    telling.tellAttempt(event, {
+      operation: account?.operation ?? "chat",
+      // Who could not be asked for its models is asked for any.
+      listed: candidate.info.models.length > 0,
+      trace: this.#span.context,
+    });
+    account?.add(event);
   }
 }
 

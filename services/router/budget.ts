@@ -9,6 +9,11 @@ export class Budget {
     this.#left = reserve;
   }
 
+  /** How many there may be now. */
+  get left(): number {
+    return this.#left;
+  }
+
   /** An ordinary call has been made: it earns `ratio` of an extra one. */
   earn(ratio: number): void {
     if (this.#left < this.#reserve) this.#left = Math.min(this.#left + ratio, this.#reserve);

@@ -1,7 +1,7 @@
 /** What the router is given, and what its parts share. */
 import type { Configuration } from "../../libs/host/index.ts";
 import type { Clients, Directory, Events } from "../../libs/mesh/index.ts";
-import type { Logger, Tracer } from "../../libs/telemetry/index.ts";
+import type { Logger, Metrics, Tracer } from "../../libs/telemetry/index.ts";
 import type { Admission } from "./admission.ts";
 import type { Budget } from "./budget.ts";
 import type { WorkerIndex } from "./candidates.ts";
@@ -17,6 +17,7 @@ export interface RouterDependencies {
   readonly clients: Clients;
   readonly events: Events;
   readonly tracer: Tracer;
+  readonly metrics: Metrics;
   readonly log: Logger;
   /** Read at each request, as it may change. */
   routing(): Configuration["routing"];

@@ -52,6 +52,11 @@ export class RequestAccount {
     this.#options = options;
     this.#state = state;
     this.#startedAtMs = state.now();
+    state.telling.requestBegins(options.stream);
+  }
+
+  get operation(): string {
+    return this.#options.operation;
   }
 
   /** A call of providers begins for it; what attempts it takes, and when it ends, are told here. */
@@ -114,7 +119,7 @@ export class RequestAccount {
     const { requestId, tenant, trace } = this.call;
     const isOwn = this.#attempts > 0;
     const usage = isOwn ? this.#usage : this.#saved;
-    telling.tellRequest({
+    const request = {
       requestId,
       tenant,
       operation,
@@ -135,7 +140,8 @@ export class RequestAccount {
       costUsd: isOwn && usage !== undefined ? this.#costUsd : undefined,
       routerNode: nodeId,
       traceId: trace.traceId,
-    });
+    };
+    telling.tellRequest(request, trace);
   }
 }
 

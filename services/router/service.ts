@@ -25,7 +25,7 @@ import {
   type StreamResponse,
 } from "../../libs/gen/cortex/router/v1/router.ts";
 import { type Call, RpcError, type Service } from "../../libs/rpc/index.ts";
-import { EVENT } from "../../libs/telemetry/index.ts";
+import { EVENT, METRIC } from "../../libs/telemetry/index.ts";
 import { Admission } from "./admission.ts";
 import type { Attempt } from "./attempt.ts";
 import { Budget } from "./budget.ts";
@@ -88,6 +88,15 @@ export function createRouter(dependencies: RouterDependencies): Router {
   };
 
   const subscriptions = [
+    dependencies.metrics.collect((report) => {
+      const { requests, streams } = state.telling.metrics.inFlight;
+      report.set(METRIC.requestsInFlight, requests);
+      report.set(METRIC.streamsOpen, streams);
+      report.set(METRIC.queueDepth, state.admission.waiting);
+      report.set(METRIC.queueSize, dependencies.routing().queue.size);
+      report.set(METRIC.callBudget, state.retries.left, "retries");
+      report.set(METRIC.callBudget, state.hedges.left, "hedges");
+    }),
     events.subscribe(EVENT.workerLoad, WorkerLoads, (reported) => {
       // Alone, this router's own numbers are exact, and nobody would ever correct what has been reported.
       if (directory.nodes().length > 1) loads.report(reported);

@@ -14,7 +14,7 @@ export const router: ServiceEntry = {
 };
 
 async function start(host: Host): Promise<RunningService> {
-  const { clients, log, mesh, nodeId, tracer } = host;
+  const { clients, log, mesh, metrics, nodeId, tracer } = host;
   const { directory, events } = mesh;
   const { service, cacheLevel, stop } = createRouter({
     nodeId,
@@ -22,6 +22,7 @@ async function start(host: Host): Promise<RunningService> {
     directory,
     events,
     log,
+    metrics,
     tracer,
     routing: () => host.configuration.routing,
     cache: () => host.configuration.cache,

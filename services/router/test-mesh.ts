@@ -19,7 +19,7 @@ import { RouterServiceDefinition, type StreamResponse } from "../../libs/gen/cor
 import type { Configuration } from "../../libs/host/index.ts";
 import type { Clients, Directory, Events } from "../../libs/mesh/index.ts";
 import { bind, type Call, RpcError, type Service } from "../../libs/rpc/index.ts";
-import { createLogger, EVENT, type Logger, silentTracer } from "../../libs/telemetry/index.ts";
+import { createLogger, createMetrics, EVENT, type Logger, silentTracer } from "../../libs/telemetry/index.ts";
 import { createRouter } from "./service.ts";
 
 type Provider = Service<typeof ProviderServiceDefinition>;
@@ -84,6 +84,8 @@ export class FakeMesh {
   readonly events: AttemptFinished[] = [];
   /** What was told of requests. */
   readonly ended: RequestFinished[] = [];
+  /** What was counted. */
+  readonly metrics = createMetrics();
   readonly logged: string[] = [];
   readonly draining = new Set<string>();
   /** Nodes that are alive, as far as it matters. */
@@ -177,6 +179,7 @@ export class FakeMesh {
       clients: clients as unknown as Clients,
       events: events as Events,
       tracer: silentTracer,
+      metrics: mesh.metrics,
       log: mesh.log,
       routing: () => routing,
       cache: () => cacheSettings,
