@@ -219,7 +219,10 @@ export class Attempt implements PartSource {
     try {
       this.#limits = dialect.limits === undefined ? readRateLimits(headers) : dialect.limits(headers);
     } catch (thrown) {
-      log.error(causeFields(thrown), "the dialect could not read the limits of a key");
+      log.error(
+        { ...traceFields(this.#trace), ...causeFields(thrown) },
+        "the dialect could not read the limits of a key",
+      );
     }
     if (this.#limits !== undefined) keys.report(this.#lease, this.#limits);
   }

@@ -19,7 +19,7 @@ import {
   type WorkerInfo,
 } from "../gen/cortex/provider/v1/provider.ts";
 import { abortReason, CATALOGUE, type Call, RpcError } from "../rpc/index.ts";
-import { ATTRIBUTE, type Attributes, type Logger, type Tracer } from "../telemetry/index.ts";
+import { ATTRIBUTE, type Attributes, type Logger, type Tracer, traceFields } from "../telemetry/index.ts";
 import { ActiveRequests } from "./active-requests.ts";
 import { completeServed, StreamAnswer, summarize, WholeAnswer } from "./answer.ts";
 import { type AnswerSummary, Attempt, type AttemptHost, type AttemptOptions, type Operation } from "./attempt.ts";
@@ -155,7 +155,7 @@ class HttpWorker implements Worker, AttemptHost {
 
   async complete(request: CompletionRequest, call: Call, options: RequestOptions = {}): Promise<CompleteResponse> {
     const context = this.#context(request.model, begunAnswer(request.messages));
-    const translated = this.#translate(() => this.dialect.chatRequest(request, false, context));
+    const translated = this.#translate(call, () => this.dialect.chatRequest(request, false, context));
     const attempt = new Attempt(this, chatOptions(request, call, context, options));
     return this.#ask(attempt, translated, (text) => {
       const answer = this.dialect.chatAnswer(parseJson(text, "the answer"), context);
@@ -171,7 +171,7 @@ class HttpWorker implements Worker, AttemptHost {
   stream(request: CompletionRequest, call: Call, options: RequestOptions = {}): AsyncIterable<StreamResponse> {
     return new PartStream((stream) => {
       const context = this.#context(request.model, begunAnswer(request.messages));
-      const translated = this.#translate(() => this.dialect.chatRequest(request, true, context));
+      const translated = this.#translate(call, () => this.dialect.chatRequest(request, true, context));
       const attempt = new Attempt(this, { ...chatOptions(request, call, context, options), stream: true });
       const warnings = translated.warnings ?? [];
       attempt.send({
@@ -192,7 +192,7 @@ class HttpWorker implements Worker, AttemptHost {
       throw failure("UNIMPLEMENTED", `worker "${this.name}": ${provider} has no embeddings`);
     }
     const context = this.#context(request.model);
-    const translated = this.#translate(() => embedding.request(request, context));
+    const translated = this.#translate(call, () => embedding.request(request, context));
     const options = { call, context, lastResort, stream: false, counted: true };
     const attempt = new Attempt(this, { operation: "embeddings", ...options });
     return this.#ask(attempt, translated, (text) => {
@@ -329,13 +329,15 @@ class HttpWorker implements Worker, AttemptHost {
     };
   }
 
-  #translate(translate: () => ProviderRequest): ProviderRequest {
+  #translate(call: Call, translate: () => ProviderRequest): ProviderRequest {
     try {
       return translate();
     } catch (thrown) {
       const error = RpcError.from(thrown);
-      if (error.reason === "INTERNAL")
-        this.log.error(causeFields(error.cause), "the dialect could not translate a request");
+      if (error.reason === "INTERNAL") {
+        const fields = { ...traceFields(call.trace), ...causeFields(error.cause) };
+        this.log.error(fields, "the dialect could not translate a request");
+      }
       throw error;
     }
   }

@@ -14,7 +14,7 @@ import type { CacheInvalidated } from "../../../libs/gen/cortex/events/v1/events
 import type { Configuration } from "../../../libs/host/index.ts";
 import type { Clients } from "../../../libs/mesh/index.ts";
 import { type Call, RpcError, startCall } from "../../../libs/rpc/index.ts";
-import { type Logger, NO_TRACE } from "../../../libs/telemetry/index.ts";
+import { type Logger, NO_TRACE, traceFields } from "../../../libs/telemetry/index.ts";
 
 /** What the levels need of their node. */
 export interface LevelsDependencies {
@@ -254,7 +254,8 @@ export class CacheLevels {
       const { reason } = RpcError.from(thrown);
       if (!call.signal.aborted) {
         this.#rest(owner);
-        log.debug({ peer: owner, reason }, "the owner of a cached answer did not answer; taken for a miss");
+        const fields = { peer: owner, reason, ...traceFields(call.trace) };
+        log.debug(fields, "the owner of a cached answer did not answer; taken for a miss");
       }
       return null;
     } finally {
