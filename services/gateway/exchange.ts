@@ -4,8 +4,9 @@ import { type IncomingMessage, type OutgoingHttpHeader, type OutgoingHttpHeaders
 import type { CheckResponse } from "../../libs/gen/cortex/health/v1/health.ts";
 import type { RegistryServiceDefinition } from "../../libs/gen/cortex/registry/v1/registry.ts";
 import type { RouterServiceDefinition } from "../../libs/gen/cortex/router/v1/router.ts";
+import type { Operations } from "../../libs/host/index.ts";
 import { type Call, type OwnedCall, RpcError, type Service } from "../../libs/rpc/index.ts";
-import type { Logger, Span, Tracer } from "../../libs/telemetry/index.ts";
+import type { Logger, Metrics, Span, Tracer } from "../../libs/telemetry/index.ts";
 
 /** What the HTTP face needs of its node. */
 export interface GatewayDependencies {
@@ -21,7 +22,10 @@ export interface GatewayDependencies {
   authenticate(authorization: string): Pick<Call, "tenant" | "admin">;
   /** Answers are kept, so that the same requests may come again and again. */
   caching(): boolean;
+  /** What the node answers to whoever runs it. */
+  readonly operations: Operations;
   readonly tracer: Tracer;
+  readonly metrics: Metrics;
   readonly log: Logger;
   readonly bodyBytesMax: number;
   /** Between the comments that keep a silent stream open. */

@@ -14,7 +14,7 @@ import {
   type StreamResponse,
 } from "../../libs/gen/cortex/router/v1/router.ts";
 import { bind, RpcError, type Service, startCall } from "../../libs/rpc/index.ts";
-import { createLogger, NO_TRACE, silentTracer } from "../../libs/telemetry/index.ts";
+import { createLogger, createMetrics, NO_TRACE, silentTracer } from "../../libs/telemetry/index.ts";
 import { readChatRequest } from "./openai-request.ts";
 import { resumableStream } from "./resume.ts";
 import { createGatewayServer } from "./server.ts";
@@ -235,7 +235,13 @@ describe("over HTTP", () => {
         throw new Error("not asked");
       },
       authenticate: () => ({ tenant: "t", admin: false }),
+      operations: {
+        scrape: () => expect.fail("not asked"),
+        targets: () => expect.fail("not asked"),
+        readiness: () => expect.fail("not asked"),
+      },
       tracer: silentTracer,
+      metrics: createMetrics(),
       log: createLogger({ level: "silent", readable: false, node: "test" }),
       bodyBytesMax: 100_000,
       keepAliveMs: 60_000,

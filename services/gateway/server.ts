@@ -32,6 +32,7 @@ import {
   header,
   readJson,
 } from "./exchange.ts";
+import { countExchange, scrape, scrapeTargets } from "./operations.ts";
 import { servePage, wantsPage } from "./page.ts";
 
 interface Route {
@@ -41,7 +42,7 @@ interface Route {
   readonly prefix?: boolean;
   /** With a prefix: after it come a name without a slash, and this. */
   readonly suffix?: string;
-  /** Needs no client key: probes and people have none. */
+  /** Needs no client key, or asks for one itself: probes and people have none. */
   readonly open?: boolean;
   readonly handle: Handler;
 }
@@ -62,6 +63,8 @@ const ROUTES: readonly Route[] = [
   { method: "POST", path: "/admin/workers/", prefix: true, suffix: "/undrain", handle: administer(undrainWorker) },
   { method: "GET", path: "/admin/distribution", handle: administer(getDistribution) },
   { method: "GET", path: "/api/health", open: true, handle: health },
+  { method: "GET", path: "/metrics", open: true, handle: scrape },
+  { method: "GET", path: "/metrics/targets", open: true, handle: scrapeTargets },
   { method: "GET", path: "/page/", prefix: true, open: true, handle: pageFile },
   { method: "GET", path: "/", open: true, handle: welcome },
 ];
@@ -135,7 +138,9 @@ async function exchange(request: IncomingMessage, response: GatewayResponse, dep
     if (failure !== undefined) span.fail(failure.reason, CATALOGUE[failure.reason].meaning);
     span.set({ [ATTRIBUTE.httpStatus]: status });
     span.end();
-    const fields = { method, path: routePath, status, duration_ms: Math.round(performance.now() - startedAtMs) };
+    const durationMs = performance.now() - startedAtMs;
+    countExchange(dependencies.metrics, { method, route: routePath, status, durationMs, failure, trace: span.context });
+    const fields = { method, path: routePath, status, duration_ms: Math.round(durationMs) };
     const level = failure === undefined || failure.class === "request" ? "debug" : "warn";
     log[level](
       { ...fields, request_id: requestId, ...(failure && { reason: failure.reason }), ...traceFields(span.context) },

@@ -17,7 +17,9 @@ async function start(host: Host, before?: RunningService): Promise<RunningServic
     health: () => host.health(),
     caching: () => host.configuration.cache.enabled,
     authenticate: host.authenticate,
+    operations: host.operations,
     tracer: host.tracer,
+    metrics: host.metrics,
     log: host.log,
     get bodyBytesMax() {
       return host.configuration.gateway.bodyBytesMax;

@@ -1,0 +1,43 @@
+/** What the HTTP face tells Prometheus: its node's metrics, and where those of the other nodes are. */
+
+import { REFUSALS, type RpcError } from "../../libs/rpc/index.ts";
+import { METRIC, type Metrics, type TraceContext } from "../../libs/telemetry/index.ts";
+import { answerJson, type Exchange, type GatewayDependencies, header } from "./exchange.ts";
+
+/** GET /metrics */
+export async function scrape({ request, response }: Exchange, { operations }: GatewayDependencies): Promise<void> {
+  const { contentType, body } = await operations.scrape(header(request, "accept"), header(request, "authorization"));
+  response.writeHead(200, { "content-type": contentType, "cache-control": "no-store" }).end(body);
+}
+
+/** GET /metrics/targets */
+export async function scrapeTargets(
+  { request, response }: Exchange,
+  { operations }: GatewayDependencies,
+): Promise<void> {
+  const targets = operations.targets(header(request, "authorization"));
+  answerJson(response, 200, JSON.stringify(targets), { "cache-control": "no-store" });
+}
+
+/** Counts an exchange that has ended. */
+export function countExchange(
+  metrics: Metrics,
+  ended: {
+    readonly method: string;
+    readonly route: string;
+    readonly status: number;
+    readonly durationMs: number;
+    readonly failure: RpcError | undefined;
+    readonly trace: TraceContext;
+  },
+): void {
+  if (!metrics.enabled) return;
+  const { method, route, status, durationMs, failure, trace } = ended;
+  metrics.observe(METRIC.httpDuration, durationMs / 1_000, trace, method, route, statusText(status));
+  if (failure !== undefined && REFUSALS.has(failure.reason)) metrics.add(METRIC.refusals, 1, "rest", failure.reason);
+}
+
+/** The same string for each status: a number is made one anew each time. */
+function statusText(status: number): string {
+  return status === 200 ? "200" : String(status);
+}
