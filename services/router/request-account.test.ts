@@ -332,7 +332,15 @@ describe("a request whose client leaves", () => {
     waiting.cancel();
     await full;
     expect(only(mesh)).toMatchObject({ outcome: CANCELLED, attempts: 0 });
+    // One that leaves without a word, while it waits.
+    const silent = open(router)[Symbol.asyncIterator]();
+    void silent.next().catch(() => {});
+    await new Promise((resolve) => setImmediate(resolve));
+    await silent.return?.();
+    expect(mesh.ended).toHaveLength(2);
     await (await first).return?.();
+    await vi.waitFor(() => expect(mesh.events).toHaveLength(2));
+    expect(mesh.asked).toEqual(["held@here"]);
     // Its only worker is lost with its node, so whoever asks for it waits.
     mesh.workers = {};
     mesh.alive.clear();
@@ -340,8 +348,8 @@ describe("a request whose client leaves", () => {
     const iterator = open(router)[Symbol.asyncIterator]();
     void iterator.next().catch(() => {});
     await iterator.return?.();
-    await vi.waitFor(() => expect(mesh.ended).toHaveLength(3));
-    expect(mesh.ended[2]).toMatchObject({ outcome: CANCELLED, attempts: 0, requestedModel: "m" });
+    await vi.waitFor(() => expect(mesh.ended).toHaveLength(4));
+    expect(mesh.ended[3]).toMatchObject({ outcome: CANCELLED, attempts: 0, requestedModel: "m" });
   });
 });
 

@@ -93,7 +93,9 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
   async #begin(): Promise<IteratorResult<StreamResponse>> {
     try {
       while (!this.#ended) {
-        const opening = this.#opening(await this.#plan.next(), this.#request);
+        const attempt = await this.#plan.next();
+        if (this.#leftBefore(attempt)) break;
+        const opening = this.#opening(attempt, this.#request);
         const winner = await (this.#plan.hedging ? this.#race(opening) : this.#read(opening));
         if (winner !== undefined) return this.#commit(winner.opening, winner.parts);
       }
@@ -153,6 +155,12 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
         void opening.abandon();
       }
     }
+  }
+
+  /** Whether the reader has left while a worker was waited for: nobody is asked then. */
+  #leftBefore(attempt: Attempt): boolean {
+    if (this.#ended) attempt.failed(new RpcError("CANCELLED", "the caller went away"));
+    return this.#ended;
   }
 
   #drop(opening: Opening): void {
@@ -253,6 +261,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
         this.#end(last);
         throw last;
       }
+      if (this.#leftBefore(attempt)) break;
       const mode = this.#modeFor(attempt.candidate);
       if (mode === "prefill") this.#prefilled.add(attempt.candidate);
       this.#joint = new Joint(new Seam(this.#answer.text, mode), this.#usedBefore ?? {});
