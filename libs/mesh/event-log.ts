@@ -45,6 +45,8 @@ export interface LogReader {
   lost(events: number): void;
   /** Everything has been read that there is at the moment. */
   caughtUp?(): void;
+  /** NATS is there, and all the same the log can't be read, again and again; undefined when it can. */
+  failing?(error: unknown): void;
 }
 
 /** How the log is read. */
@@ -134,6 +136,8 @@ class Follower {
   #messages: ConsumerMessages | undefined;
   #stopped = false;
   #restarting = false;
+  /** This life has come so far that it reads. */
+  #begun = false;
   #wake: (() => void) | undefined;
   readonly #running: Promise<void>;
 
@@ -160,16 +164,17 @@ class Follower {
   async #run(): Promise<void> {
     let retryMs = RETRY_MIN_MS;
     while (!this.#stopped) {
-      const before = this.#position;
       this.#restarting = false;
+      this.#begun = false;
       try {
         await this.#live();
       } catch (error) {
-        const level = retryMs === RETRY_MAX_MS && !this.#connection.isClosed() ? "warn" : "debug";
-        this.#options.log[level]({ err: error }, "reading the log of events ended; it begins anew");
+        const lasting = retryMs === RETRY_MAX_MS;
+        this.#options.log[lasting ? "warn" : "debug"]({ err: error }, "the log of events can't be read; trying again");
+        if (lasting) this.#options.reader.failing?.(error);
       }
       this.#messages = undefined;
-      if (this.#position !== before) retryMs = RETRY_MIN_MS;
+      if (this.#begun) retryMs = RETRY_MIN_MS;
       if (this.#stopped || this.#restarting) continue;
       await this.#pause(retryMs);
       retryMs = Math.min(retryMs * 2, RETRY_MAX_MS);
@@ -193,6 +198,8 @@ class Follower {
     });
     const messages = await consumer.consume({ max_messages: READ_AHEAD_MAX });
     this.#messages = messages;
+    this.#begun = true;
+    this.#options.reader.failing?.(undefined);
     if (this.#stopped || this.#restarting) messages.stop();
     if (state.last_seq <= this.#position.sequence || state.messages === 0) this.#options.reader.caughtUp?.();
     const watching = this.#watch(manager, messages);

@@ -54,6 +54,8 @@ export class Snapshots implements SnapshotStore {
   /** What is known to be there: pieces by key. */
   #stored = new Map<string, number>();
   #saves = 0;
+  /** When the bucket was made. */
+  #created = "";
 
   constructor(connection: NatsConnection, buckets: Pick<Buckets, "run">, name: string) {
     this.#connection = connection;
@@ -108,7 +110,12 @@ export class Snapshots implements SnapshotStore {
   async #open(): Promise<KV> {
     const kvm = new Kvm(jetstream(this.#connection, { timeout: REQUEST_TIMEOUT_MS }));
     const options = { history: 1, ttl: TTL_MS, max_bytes: BYTES_MAX, maxValueSize: VALUE_BYTES_MAX };
-    return this.#buckets.run(() => kvm.create(BUCKET, options));
+    const kv = await this.#buckets.run(() => kvm.create(BUCKET, options));
+    const { streamInfo } = await this.#buckets.run(() => kv.status());
+    // NATS has lost it, and it was made anew: nothing that was stored is there.
+    if (String(streamInfo.created) !== this.#created) this.#stored = new Map();
+    this.#created = String(streamInfo.created);
+    return kv;
   }
 
   #keyOf(key: string, piece?: number): string {

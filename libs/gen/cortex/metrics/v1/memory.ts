@@ -74,6 +74,8 @@ export interface SnapshotHead {
     | undefined;
   /** What people wanted to know of. */
   readonly happenings: readonly Happening[];
+  /** When the last message that was counted had come, in milliseconds since the Unix epoch. */
+  readonly atMs: number;
 }
 
 function createBaseStep(): Step {
@@ -687,7 +689,7 @@ export const Sketch: MessageFns<Sketch> = {
 };
 
 function createBaseSnapshotHead(): SnapshotHead {
-  return { streamCreated: "", sequence: 0, eventsLost: 0, open: undefined, happenings: [] };
+  return { streamCreated: "", sequence: 0, eventsLost: 0, open: undefined, happenings: [], atMs: 0 };
 }
 
 export const SnapshotHead: MessageFns<SnapshotHead> = {
@@ -706,6 +708,9 @@ export const SnapshotHead: MessageFns<SnapshotHead> = {
     }
     for (const v of message.happenings) {
       Happening.encode(v!, writer.uint32(42).fork()).join();
+    }
+    if (message.atMs !== 0) {
+      writer.uint32(49).double(message.atMs);
     }
     return writer;
   },
@@ -763,6 +768,14 @@ export const SnapshotHead: MessageFns<SnapshotHead> = {
             message.happenings.push(Happening.decode(reader, reader.uint32()));
             continue;
           }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.atMs = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -785,6 +798,7 @@ export const SnapshotHead: MessageFns<SnapshotHead> = {
     message.eventsLost = object.eventsLost ?? 0;
     message.open = (object.open !== undefined && object.open !== null) ? Step.fromPartial(object.open) : undefined;
     message.happenings = object.happenings?.map((e) => Happening.fromPartial(e)) || [];
+    message.atMs = object.atMs ?? 0;
     return message;
   },
 };

@@ -1,0 +1,416 @@
+/**
+ * What has happened during the last hour, in steps of time: 10 s each for the last 10 minutes, 60 s before that. A step that is over
+ * stays encoded, a few bytes for each name, and is read again when somebody asks.
+ *
+ * Everything in here follows from the events and their order alone, never from this machine's clock: all replicas hold the same.
+ */
+import type { AttemptFinished, RequestFinished } from "../../libs/gen/cortex/events/v1/events.ts";
+import { Step } from "../../libs/gen/cortex/metrics/v1/memory.ts";
+import { Dimension } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
+import { Tally } from "./tally.ts";
+
+/** The dimensions that figures are kept by. */
+export const DIMENSIONS = [
+  Dimension.WORKER,
+  Dimension.PROVIDER,
+  Dimension.MODEL,
+  Dimension.TENANT,
+  Dimension.STRATEGY,
+] as const satisfies readonly Dimension[];
+
+/** How far back it goes. */
+export const MEMORY_MS = 3_600_000;
+export const FINE_STEP_MS = 10_000;
+export const COARSE_STEP_MS = 60_000;
+/** For how long steps are fine. */
+export const FINE_MS = 600_000;
+/** Whatever there is no room for by name. */
+export const OTHER = "(other)";
+/** How many names of each dimension are told apart. */
+const NAMES_MAX: Readonly<Record<Dimension, number>> = {
+  [Dimension.UNSPECIFIED]: 0,
+  [Dimension.WORKER]: 2_000,
+  [Dimension.PROVIDER]: 500,
+  [Dimension.MODEL]: 500,
+  [Dimension.TENANT]: 500,
+  [Dimension.STRATEGY]: 500,
+};
+const NAME_CHARACTERS_MAX = 200;
+const BYTES_MAX = 256 * 1024 * 1024;
+/** Steps are not put together beyond this, however large they are. */
+const STEPS_MIN = 12;
+/** What is kept of a step besides its bytes, about. */
+const STEP_OVERHEAD_BYTES = 2_000;
+/** A clock that goes back by more than this has been set: what it said before can't be put in order with what it says now. */
+const CLOCK_BACK_MS = 60_000;
+
+/** A step that is over. */
+interface SealedStep {
+  readonly startMs: number;
+  readonly endMs: number;
+  /** The encoded Step, in pieces that are one themselves: first the total, then the tallies of each dimension. */
+  readonly total: Uint8Array;
+  readonly tallies: ReadonlyMap<Dimension, Uint8Array>;
+  readonly bytes: number;
+}
+
+type Names = Map<string, Tally>;
+
+/** What was added up over a window. */
+export interface Window {
+  /** When its first step begins. */
+  readonly fromMs: number;
+  readonly total: Tally;
+  readonly by: ReadonlyMap<Dimension, ReadonlyMap<string, Tally>>;
+}
+
+/** What happened in one step. */
+export interface HistoryStep {
+  readonly startMs: number;
+  readonly endMs: number;
+  readonly tally: Tally;
+}
+
+export interface MemoryOptions {
+  /** How many bytes the steps that are over may take; beyond it, the oldest are put together. 256 MB when absent. */
+  readonly bytesMax?: number;
+  /** How many names of each dimension are told apart; 2,000 workers and 500 of each other when absent. */
+  readonly namesMax?: Readonly<Record<Dimension, number>>;
+}
+
+/** The last hour. */
+export class Memory {
+  readonly #bytesMax: number;
+  readonly #namesMax: Readonly<Record<Dimension, number>>;
+  /** Oldest first. */
+  #sealed: SealedStep[] = [];
+  #bytes = 0;
+  #open: OpenStep | undefined;
+  /** When each name was last seen: the start of that step. */
+  readonly #names = new Map<Dimension, Map<string, number>>(DIMENSIONS.map((dimension) => [dimension, new Map()]));
+  #generation = 0;
+
+  constructor({ bytesMax = BYTES_MAX, namesMax = NAMES_MAX }: MemoryOptions = {}) {
+    this.#bytesMax = bytesMax;
+    this.#namesMax = namesMax;
+  }
+
+  /** Another one whenever a step is over. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /** What the steps that are over take, about. */
+  get bytes(): number {
+    return this.#bytes + this.#sealed.length * STEP_OVERHEAD_BYTES;
+  }
+
+  /** How many steps there are. */
+  get steps(): number {
+    return this.#sealed.length + (this.#open === undefined ? 0 : 1);
+  }
+
+  /** Counts a try of a worker that ended about then. */
+  attempt(attempt: AttemptFinished, atMs: number): void {
+    const step = this.#stepOf(atMs);
+    this.#tally(step, Dimension.WORKER, attempt.worker).addAttempt(attempt);
+    this.#tally(step, Dimension.PROVIDER, attempt.provider).addAttempt(attempt);
+  }
+
+  /** Counts a request that ended about then. */
+  request(request: RequestFinished, atMs: number): void {
+    const step = this.#stepOf(atMs);
+    step.total.addRequest(request);
+    // A client may make up any number of models that nobody has: their names push out none that is somebody's.
+    const model = request.reason === "MODEL_NOT_FOUND" ? OTHER : request.requestedModel;
+    this.#tally(step, Dimension.MODEL, model).addRequest(request);
+    this.#tally(step, Dimension.TENANT, request.tenant).addRequest(request);
+    if (request.strategy !== "") this.#tally(step, Dimension.STRATEGY, request.strategy).addRequest(request);
+  }
+
+  /**
+   * Adds up all steps since then. It takes its time and lets others run in between; what is counted meanwhile is not part of it.
+   */
+  async window(sinceMs: number, dimensions: readonly Dimension[]): Promise<Window> {
+    const open = this.#openSince(sinceMs);
+    const adder = new Adder(dimensions);
+    // At the end, so that sums of the same are the same; but as it is now.
+    const current = open?.encode();
+    const fromMs = this.#since(sinceMs)[0]?.startMs ?? open?.startMs ?? Number.POSITIVE_INFINITY;
+    await this.#addPast(adder, sinceMs);
+    if (current !== undefined) adder.add(current);
+    return { fromMs: Math.min(fromMs, floor(sinceMs, FINE_STEP_MS)), total: adder.total, by: adder.by };
+  }
+
+  /** The same without the step that is not over; with {@link current} it is the whole window, until `generation` changes. */
+  async past(
+    sinceMs: number,
+    dimensions: readonly Dimension[],
+  ): Promise<ReadonlyMap<Dimension, ReadonlyMap<string, Tally>>> {
+    const adder = new Adder(dimensions);
+    await this.#addPast(adder, sinceMs);
+    return adder.by;
+  }
+
+  /** What is counted in the step that is not over. */
+  current(sinceMs: number, dimension: Dimension): ReadonlyMap<string, Tally> {
+    return this.#openSince(sinceMs)?.tallies.get(dimension) ?? NO_NAMES;
+  }
+
+  /** The window of all requests, at once. */
+  total(sinceMs: number): Tally {
+    const total = new Tally();
+    for (const step of this.#since(sinceMs)) total.merge(Step.decode(step.total).total);
+    total.absorb(this.#openSince(sinceMs)?.total);
+    return total;
+  }
+
+  /** Every step since then, oldest first: of all requests, or of a tenant's. */
+  history(sinceMs: number, tenant?: string): HistoryStep[] {
+    const sealed = this.#since(sinceMs).map(({ startMs, endMs, total, tallies }) => {
+      const tally = new Tally();
+      if (tenant === undefined) tally.merge(Step.decode(total).total);
+      else {
+        const { tallies: found } = Step.decode(tallies.get(Dimension.TENANT) ?? NO_BYTES);
+        tally.merge(found.find(({ name }) => name === tenant)?.tally);
+      }
+      return { startMs, endMs, tally };
+    });
+    const open = this.#openSince(sinceMs);
+    if (open === undefined) return sealed;
+    const tally = new Tally();
+    tally.absorb(tenant === undefined ? open.total : open.tallies.get(Dimension.TENANT)!.get(tenant));
+    return [...sealed, { startMs: open.startMs, endMs: open.endMs, tally }];
+  }
+
+  /**
+   * All of it that is younger than an hour, for another replica or another life: the steps that are over by a name that tells what
+   * is in them, and the open one.
+   */
+  save(nowMs: number): { readonly sealed: ReadonlyMap<string, Uint8Array>; readonly open: Step | undefined } {
+    const sealed = this.#since(nowMs - MEMORY_MS).map((step) => {
+      const { startMs, endMs, total, tallies } = step;
+      return [`${startMs}-${endMs}`, Buffer.concat([total, ...tallies.values()])] as const;
+    });
+    return { sealed: new Map(sealed), open: this.#open?.encode() };
+  }
+
+  /** Takes over what was saved, in the place of everything that was there. */
+  restore(sealed: Iterable<Uint8Array>, open: Step | undefined): void {
+    this.#clear();
+    const steps = [...sealed].map((bytes) => Step.decode(bytes)).sort((a, b) => a.startMs - b.startMs);
+    for (const step of steps) {
+      this.#push(seal(step));
+      this.#remember(step);
+    }
+    if (open === undefined) return;
+    this.#open = OpenStep.decode(open);
+    this.#remember(open);
+  }
+
+  #remember({ endMs, tallies }: Step): void {
+    const lastMs = endMs - FINE_STEP_MS;
+    for (const { dimension, name } of tallies) {
+      const names = this.#names.get(dimension);
+      if (names !== undefined && name !== OTHER) names.set(name, Math.max(names.get(name) ?? 0, lastMs));
+    }
+  }
+
+  #clear(): void {
+    this.#sealed = [];
+    this.#bytes = 0;
+    this.#open = undefined;
+    for (const names of this.#names.values()) names.clear();
+    this.#generation++;
+  }
+
+  #since(sinceMs: number): SealedStep[] {
+    return this.#sealed.filter(({ endMs }) => endMs > sinceMs);
+  }
+
+  #openSince(sinceMs: number): OpenStep | undefined {
+    return this.#open !== undefined && this.#open.endMs > sinceMs ? this.#open : undefined;
+  }
+
+  async #addPast(adder: Adder, sinceMs: number): Promise<void> {
+    let pauseAtMs = performance.now() + TURN_MS;
+    for (const step of this.#since(sinceMs)) {
+      adder.addSealed(step);
+      if (performance.now() < pauseAtMs) continue;
+      await new Promise((resolve) => setImmediate(resolve));
+      pauseAtMs = performance.now() + TURN_MS;
+    }
+  }
+
+  #stepOf(atMs: number): OpenStep {
+    if (this.#open !== undefined) {
+      if (atMs < this.#open.startMs - CLOCK_BACK_MS) this.#clear();
+      else if (atMs < this.#open.endMs) return this.#open;
+      else this.#seal(this.#open, atMs);
+    }
+    this.#open = new OpenStep(floor(atMs, FINE_STEP_MS));
+    return this.#open;
+  }
+
+  #tally(step: OpenStep, dimension: Dimension, longName: string): Tally {
+    const tallies = step.tallies.get(dimension)!;
+    const known = tallies.get(longName);
+    if (known !== undefined) return known;
+    const name = this.#admit(dimension, longName.slice(0, NAME_CHARACTERS_MAX), step.startMs);
+    let tally = tallies.get(name);
+    if (tally === undefined) {
+      tally = new Tally();
+      tallies.set(name, tally);
+    }
+    return tally;
+  }
+
+  #admit(dimension: Dimension, name: string, startMs: number): string {
+    if (name === OTHER) return OTHER;
+    const names = this.#names.get(dimension)!;
+    if (!names.has(name) && names.size >= this.#namesMax[dimension]) return OTHER;
+    names.set(name, startMs);
+    return name;
+  }
+
+  /** Ends the step that was open; with it, what is too old is forgotten, and what is no longer new is put together. */
+  #seal(open: OpenStep, nowMs: number): void {
+    this.#open = undefined;
+    this.#generation++;
+    this.#push(seal(open.encode()));
+    const forgottenMs = floor(nowMs, FINE_STEP_MS) - MEMORY_MS;
+    while (this.#sealed.length > 0 && this.#sealed[0]!.endMs <= forgottenMs) this.#bytes -= this.#sealed.shift()!.bytes;
+    for (const names of this.#names.values()) {
+      for (const [name, lastMs] of names) if (lastMs + FINE_STEP_MS <= forgottenMs) names.delete(name);
+    }
+    this.#coarsen(floor(nowMs, FINE_STEP_MS) - FINE_MS);
+    while (this.bytes > this.#bytesMax && this.#sealed.length > STEPS_MIN) this.#join(0, 2);
+  }
+
+  /** Puts fine steps of minutes that ended by `untilMs` together. */
+  #coarsen(untilMs: number): void {
+    for (let from = 0; from < this.#sealed.length; from++) {
+      const { startMs, endMs } = this.#sealed[from]!;
+      if (endMs - startMs !== FINE_STEP_MS) continue;
+      const minuteEndMs = floor(startMs, COARSE_STEP_MS) + COARSE_STEP_MS;
+      if (minuteEndMs > untilMs) return;
+      let until = from + 1;
+      while (until < this.#sealed.length && this.#sealed[until]!.endMs <= minuteEndMs) until++;
+      const beforeEndMs = this.#sealed[from - 1]?.endMs ?? 0;
+      this.#join(from, until, Math.max(minuteEndMs - COARSE_STEP_MS, beforeEndMs), minuteEndMs);
+    }
+  }
+
+  #join(from: number, until: number, startMs?: number, endMs?: number): void {
+    const adder = new Adder(DIMENSIONS);
+    const steps = this.#sealed.slice(from, until);
+    for (const step of steps) adder.addSealed(step);
+    const joined = seal(adder.encode(startMs ?? steps[0]!.startMs, endMs ?? steps.at(-1)!.endMs));
+    this.#sealed.splice(from, until - from, joined);
+    this.#bytes += joined.bytes - steps.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  #push(step: SealedStep): void {
+    this.#sealed.push(step);
+    this.#bytes += step.bytes;
+  }
+}
+
+/** For how long adding up keeps everybody else waiting. */
+const TURN_MS = 10;
+const NO_BYTES = new Uint8Array(0);
+const NO_NAMES: ReadonlyMap<string, Tally> = new Map();
+
+/** The step in which events are counted now. */
+class OpenStep {
+  readonly startMs: number;
+  readonly endMs: number;
+  readonly total = new Tally();
+  readonly tallies: ReadonlyMap<Dimension, Names> = namesByDimension(DIMENSIONS);
+
+  constructor(startMs: number) {
+    this.startMs = startMs;
+    this.endMs = startMs + FINE_STEP_MS;
+  }
+
+  static decode(encoded: Step): OpenStep {
+    const step = new OpenStep(encoded.startMs);
+    step.total.merge(encoded.total);
+    for (const { dimension, name, tally } of encoded.tallies) tallyOf(step.tallies.get(dimension), name)?.merge(tally);
+    return step;
+  }
+
+  encode(): Step {
+    return encodeStep(this.startMs, this.endMs, this.total, this.tallies);
+  }
+}
+
+/** Adds steps up. */
+class Adder {
+  readonly total = new Tally();
+  readonly by: ReadonlyMap<Dimension, Names>;
+
+  constructor(dimensions: readonly Dimension[]) {
+    this.by = namesByDimension(dimensions);
+  }
+
+  addSealed(step: SealedStep): void {
+    this.total.merge(Step.decode(step.total).total);
+    for (const dimension of this.by.keys()) {
+      const bytes = step.tallies.get(dimension);
+      if (bytes !== undefined) this.#addTallies(Step.decode(bytes));
+    }
+  }
+
+  add(step: Step): void {
+    this.total.merge(step.total);
+    this.#addTallies(step);
+  }
+
+  encode(startMs: number, endMs: number): Step {
+    return encodeStep(startMs, endMs, this.total, this.by);
+  }
+
+  #addTallies({ tallies }: Step): void {
+    for (const { dimension, name, tally } of tallies) tallyOf(this.by.get(dimension), name)?.merge(tally);
+  }
+}
+
+function namesByDimension(dimensions: readonly Dimension[]): ReadonlyMap<Dimension, Names> {
+  return new Map(dimensions.map((dimension) => [dimension, new Map<string, Tally>()]));
+}
+
+function tallyOf(names: Names | undefined, name: string): Tally | undefined {
+  if (names === undefined) return undefined;
+  let tally = names.get(name);
+  if (tally === undefined) {
+    tally = new Tally();
+    names.set(name, tally);
+  }
+  return tally;
+}
+
+function encodeStep(startMs: number, endMs: number, total: Tally, by: ReadonlyMap<Dimension, Names>): Step {
+  const tallies = [...by].flatMap(([dimension, names]) =>
+    [...names].map(([name, tally]) => ({ dimension, name, tally: tally.encode() })),
+  );
+  return { startMs, endMs, total: total.encode(), tallies };
+}
+
+function seal({ startMs, endMs, total, tallies }: Step): SealedStep {
+  const encodedTotal = Step.encode({ startMs, endMs, total, tallies: [] }).finish();
+  const encoded = new Map<Dimension, Uint8Array>();
+  let bytes = encodedTotal.length;
+  for (const dimension of DIMENSIONS) {
+    const own = tallies.filter((tally) => tally.dimension === dimension);
+    if (own.length === 0) continue;
+    const part = Step.encode({ startMs: 0, endMs: 0, total: undefined, tallies: own }).finish();
+    bytes += part.length;
+    encoded.set(dimension, part);
+  }
+  return { startMs, endMs, total: encodedTotal, tallies: encoded, bytes };
+}
+
+function floor(atMs: number, stepMs: number): number {
+  return Math.floor(atMs / stepMs) * stepMs;
+}
