@@ -1,7 +1,10 @@
 /** The same conversation through every provider, in its own wire format, by the OpenAI SDK: it comes out the same. */
+
 import { connect, type NatsConnection } from "@nats-io/transport-node";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { AttemptsFinished } from "../../libs/gen/cortex/events/v1/events.ts";
+import { EVENT } from "../../libs/telemetry/index.ts";
 import {
   type Simulator,
   startAnthropicSimulator,
@@ -76,6 +79,7 @@ const PICTURE =
 describe("the same conversation", () => {
   const simulators = new Map<string, Simulator>();
   const events: string[] = [];
+  let attempts = 0;
   let otlp: OtlpReceiver;
   let nats: NatsConnection;
   let mesh: TestMesh;
@@ -99,6 +103,8 @@ describe("the same conversation", () => {
     nats.subscribe("cortex.>", {
       callback: (_error, message) => {
         events.push(`${message.subject} ${message.string()}`);
+        if (message.subject === EVENT.attemptFinished)
+          attempts += AttemptsFinished.decode(message.data).attempts.length;
       },
     });
     await nats.flush();
@@ -262,9 +268,7 @@ describe("the same conversation", () => {
       .create({ model: "openai/gpt-4o", messages: [{ role: "user", content: "end" }] })
       .withResponse();
     await otlp.trace(last.response.headers.get("x-trace-id")!, (spans) => spans.length >= 5);
-    await expect
-      .poll(() => events.filter((event) => event.startsWith("cortex.attempt.finished")).length)
-      .toBeGreaterThan(60);
+    await expect.poll(() => attempts).toBeGreaterThan(60);
     const seen = { logs: mesh.output(), spans: otlp.text(), events: events.join("\n") };
     for (const [where, text] of Object.entries(seen)) {
       expect(text.length, `something is in the ${where}`).toBeGreaterThan(1_000);
