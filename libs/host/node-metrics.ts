@@ -4,6 +4,7 @@ import type { GetStatisticsResponse } from "../gen/cortex/cache/v1/cache.ts";
 import type { CheckResponse } from "../gen/cortex/health/v1/health.ts";
 import { BreakerState, Health, KeyState, type WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import type { Mesh } from "../mesh/index.ts";
+import { REFUSALS } from "../rpc/index.ts";
 import { METRIC, type Metrics, type Report } from "../telemetry/index.ts";
 
 export interface NodeMetricsSources {
@@ -27,6 +28,7 @@ const WORKERS_A_TURN = 100;
 
 /** Tells at each scrape how the node is. Returns how to stop. */
 export function reportNode(metrics: Metrics, sources: NodeMetricsSources): () => void {
+  beginAtZero(metrics, sources.services);
   return metrics.collect(async (report) => {
     reportSelf(report, sources);
     reportMesh(report, sources);
@@ -38,6 +40,14 @@ export function reportNode(metrics: Metrics, sources: NodeMetricsSources): () =>
       if (++told % WORKERS_A_TURN === 0) await new Promise((resolve) => setImmediate(resolve));
     }
   });
+}
+
+/** What happens seldom is there from the start: the first time would not be seen as an increase otherwise. */
+function beginAtZero(metrics: Metrics, services: readonly string[]): void {
+  for (const reason of REFUSALS) metrics.add(METRIC.refusals, 0, "grpc", reason);
+  if (services.includes("gateway")) for (const reason of REFUSALS) metrics.add(METRIC.refusals, 0, "rest", reason);
+  for (const service of services) metrics.add(METRIC.serviceCrashes, 0, service);
+  for (const result of ["accepted", "refused"]) metrics.add(METRIC.configurationReloads, 0, result);
 }
 
 function reportSelf(report: Report, sources: NodeMetricsSources): void {
@@ -73,7 +83,7 @@ function reportCache(report: Report, { levels, sharedCalls }: GetStatisticsRespo
     report.set(METRIC.cacheBytes, bytes, level);
     report.set(METRIC.cacheBytesMax, bytesMax, level);
   }
-  report.set(METRIC.cacheSharedCalls, sharedCalls);
+  if (levels.some(({ level }) => level === "l1")) report.set(METRIC.cacheSharedCalls, sharedCalls);
 }
 
 const BREAKER_NUMBERS: Readonly<Record<BreakerState, number>> = {

@@ -153,14 +153,11 @@ class Family<S> {
   /** The values of each label. */
   #known: readonly Set<string>[];
   #series: S[] = [];
-  #rest: S | undefined;
 
   constructor(definition: MetricDefinition, make: (labels: Labels) => S) {
     this.definition = definition;
     this.#make = make;
     this.#known = definition.labels.map(() => new Set<string>());
-    // Without labels there is one series from the beginning, so that its rate is known when it is first counted.
-    if (definition.labels.length === 0) this.#add(this.#root, "", []);
   }
 
   get series(): readonly S[] {
@@ -171,11 +168,10 @@ class Family<S> {
     this.#root = new Map();
     this.#known = this.definition.labels.map(() => new Set<string>());
     this.#series = [];
-    this.#rest = undefined;
   }
 
   of(values: readonly string[]): S {
-    if (values.length === 0) return this.#series[0]!;
+    if (values.length === 0) return this.#series[0] ?? this.#add(values);
     let branch: Branch<S> = this.#root;
     const last = values.length - 1;
     for (let level = 0; level < last; level++) {
@@ -188,31 +184,30 @@ class Family<S> {
 
   /** Finds or makes the series of values that were not met before. */
   #create(met: readonly string[]): S {
-    const values = met.map((value, level) => this.#bounded(level, value));
-    let branch = this.#root;
-    for (const value of values.slice(0, -1)) {
-      let next = branch.get(value) as Branch<S> | undefined;
-      if (next === undefined) {
-        next = new Map();
-        branch.set(value, next);
-      }
-      branch = next;
-    }
-    const last = values.at(-1)!;
-    const found = branch.get(last) as S | undefined;
+    const bounded = met.map((value, level) => this.#bounded(level, value));
+    const found = this.#find(bounded);
     if (found !== undefined) return found;
-    if (this.#series.length < SERIES_MAX[this.definition.kind]) return this.#add(branch, last, values);
-    if (this.#rest === undefined) {
-      this.#rest = this.#make(this.#labelsOf(values.map(() => OTHER)));
-      this.#series.push(this.#rest);
-    }
-    return this.#rest;
+    if (this.#series.length < SERIES_MAX[this.definition.kind]) return this.#add(bounded);
+    const rest = met.map(() => OTHER);
+    return this.#find(rest) ?? this.#add(rest);
   }
 
-  #add(branch: Branch<S>, last: string, values: readonly string[]): S {
+  #find(values: readonly string[]): S | undefined {
+    let branch: Branch<S> | S | undefined = this.#root;
+    for (const value of values) branch = (branch as Branch<S> | undefined)?.get(value);
+    return branch as S | undefined;
+  }
+
+  #add(values: readonly string[]): S {
     const series = this.#make(this.#labelsOf(values));
-    branch.set(last, series);
     this.#series.push(series);
+    let branch = this.#root;
+    for (const value of values.slice(0, -1)) {
+      const next = (branch.get(value) as Branch<S> | undefined) ?? new Map();
+      branch.set(value, next);
+      branch = next;
+    }
+    if (values.length > 0) branch.set(values.at(-1)!, series);
     return series;
   }
 
@@ -303,7 +298,7 @@ class NodeMetrics implements Metrics {
       set: (metric, value, ...labels) => {
         const family = this.#counters.get(metric)!;
         // What is gone since the last scrape, a worker that was removed, has to be gone here too.
-        if (!collected.has(family) && metric.labels.length > 0) family.clear();
+        if (!collected.has(family)) family.clear();
         collected.add(family);
         family.of(labels as readonly string[]).value = value;
       },
@@ -315,8 +310,7 @@ class NodeMetrics implements Metrics {
         // The rest is worth more than nothing.
       }
     }
-    for (const family of this.#reported)
-      if (!collected.has(family) && family.definition.labels.length > 0) family.clear();
+    for (const family of this.#reported) if (!collected.has(family)) family.clear();
     this.#reported = collected;
   }
   #reported: ReadonlySet<Family<CounterSeries>> = new Set();
