@@ -9,6 +9,8 @@ import {
   type RouterServiceDefinition,
 } from "../../libs/gen/cortex/router/v1/router.ts";
 import { type OwnedCall, RpcError, type Service, startCall } from "../../libs/rpc/index.ts";
+import { RequestAccount } from "./request-account.ts";
+import type { Telling } from "./telling.ts";
 import {
   type Behaviour,
   chunk,
@@ -457,6 +459,41 @@ describe("an answer that several share", () => {
         expect.objectContaining({ requestId: "r1", outcome: SERVED, attempts: 0, cache: "shared" }),
       ]),
     );
+  });
+
+  it("ends for each when it has read it, or leaves, however long the answer has been there", async () => {
+    const held = new Held();
+    const { mesh, router } = keeping({ held });
+    const first = await begun(router);
+    const slow = await begun(router);
+    const fast = await begun(router);
+    held.release();
+    await rest(fast);
+    expect(only(mesh)).toMatchObject({ requestId: "r2", outcome: SERVED, cache: "shared" });
+    await first.return?.();
+    await rest(slow);
+    expect(mesh.ended.slice(1)).toMatchObject([
+      { requestId: "r0", outcome: CANCELLED, cache: "", attempts: 1, worker: "held" },
+      { requestId: "r1", outcome: SERVED, cache: "shared", usage: { outputTokens: 2 } },
+    ]);
+  });
+
+  it("is the own one of whoever has to go on with it, as the call it came from was lost", async () => {
+    const mesh = meshOf({ a: priced(saying("hi")) });
+    await complete(mesh.router());
+    const [attempt] = mesh.events;
+    const told: RequestFinished[] = [];
+    const telling = { requestBegins: () => {}, tellRequest: (ended: RequestFinished) => told.push(ended) };
+    const account = new RequestAccount(
+      { operation: "chat", model: "m", stream: true, call: callOf() },
+      { nodeId: "here", now: () => 0, telling: telling as unknown as Telling },
+    );
+    account.fromCache("shared");
+    account.callBegins();
+    account.add(attempt!);
+    account.callEnds();
+    account.end(undefined, { inputTokens: 100 });
+    expect(told).toMatchObject([{ cache: "", attempts: 1, worker: "a", usage: { inputTokens: 3 }, costUsd: 5 }]);
   });
 
   it("ends for all when all have left, whole or streamed", async () => {
