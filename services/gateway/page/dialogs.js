@@ -96,13 +96,11 @@ onSubmit(find("confirm", HTMLDialogElement), "confirm-problem", () => confirmed(
  * Does something with a worker; asks first, except for what harms nobody.
  * @param {WorkerAction} action
  * @param {Worker} worker
- * @param {(name: string) => void} onRemove told before it is removed
  */
-export function actOnWorker(action, { name }, onRemove) {
+export function actOnWorker(action, { name }) {
   const { title, text, word, done } = QUESTIONS[action];
   const path = `/admin/workers/${encodeURIComponent(name)}`;
   const act = async () => {
-    if (action === "remove") onRemove(name);
     await (action === "remove" ? ask(path, { method: "DELETE" }) : ask(`${path}/${action}`, { method: "POST" }));
     toast(`${name} ${done}`);
   };

@@ -13,7 +13,7 @@ const SILENCE_MAX_MS = 10_000;
 
 /**
  * @typedef {object} Listener
- * @property {(message: any, first: boolean) => void} onState told each message; `first` is the first one of a connection
+ * @property {(message: any) => void} onState told each message
  * @property {(connection: Connection, error?: GatewayError) => void} onConnection
  */
 
@@ -59,7 +59,7 @@ export class Feed {
         if (event !== "state") continue;
         this.#retryMs = RETRY_FIRST_MS;
         if (first) this.#listener.onConnection("live");
-        this.#listener.onState(JSON.parse(data), first);
+        this.#listener.onState(JSON.parse(data));
         first = false;
       }
     } catch (thrown) {

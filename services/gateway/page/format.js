@@ -75,3 +75,11 @@ export function clock(atMs) {
 export function some(value, noun) {
   return `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 }
+
+/**
+ * `312 MB`
+ * @param {number} value
+ */
+export function bytes(value) {
+  return value >= 1_000_000_000 ? `${digits(value / 1_000_000_000)} GB` : `${digits(value / 1_000_000)} MB`;
+}

@@ -72,7 +72,8 @@ export async function ask(path, { method = "GET", body, headers = {}, signal } =
       },
       body: body === undefined ? null : JSON.stringify(body),
       signal: signal ?? null,
-      cache: "no-store",
+      // It is sent as a header, too, and for a question that would mean: not from the mesh's cache.
+      cache: method === "GET" ? "no-store" : "default",
       credentials: "omit",
     });
   } catch (thrown) {

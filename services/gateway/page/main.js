@@ -3,6 +3,7 @@ import { Charts } from "./charts.js";
 import { actOnWorker, askForKey, notice, offerNewWorker, onKeyGiven } from "./dialogs.js";
 import { find, say } from "./document.js";
 import { Feed } from "./feed.js";
+import { some } from "./format.js";
 import { clientKey } from "./gateway.js";
 import { Mesh } from "./mesh.js";
 import { Playground } from "./playground.js";
@@ -17,19 +18,24 @@ const mesh = new Mesh();
 const tiles = new Tiles();
 const charts = new Charts();
 const side = new Side();
-const workers = new WorkerTable((action, worker) => actOnWorker(action, worker, (name) => mesh.expectRemoval(name)));
+const workers = new WorkerTable(actOnWorker);
 const playground = new Playground((worker) => side.markServed(worker));
 
 /** Which workers there are and how they stand, to see when that changes. */
 let standing = "";
 
 const feed = new Feed({
-  onState(message, first) {
-    const happenings = mesh.apply(message, first);
+  onState(message) {
+    const { happenings, whole } = mesh.apply(message);
     tiles.update(mesh);
-    workers.update(mesh.workers);
+    workers.update(mesh.workers, mesh.nodes);
     side.update(mesh);
-    tellHappenings(happenings);
+    tellHappenings(happenings, whole);
+    const { eventsLost } = mesh;
+    say(
+      find("events-lost"),
+      eventsLost === 0 ? "" : `${some(eventsLost, "message")} of events lost: figures are too low`,
+    );
     const now = [...mesh.workers.values()].map(({ name, state }) => `${name} ${state}`).join();
     if (now !== standing) {
       standing = now;
@@ -151,6 +157,7 @@ showView();
 showTheme();
 feed.restart();
 void refreshVerdict();
+refreshModels();
 setInterval(() => {
   if (document.body.dataset["connection"] !== "lost") void refreshVerdict();
 }, VERDICT_MS);

@@ -1,7 +1,7 @@
 /** What this page knows of the mesh, put together from the messages of /api/live: the contract's WatchResponse as JSON. */
 
 /**
- * Where a worker stands. `lost`: the nodes that ran it are gone.
+ * Where a worker stands. `lost`: unavailable, as the nodes that ran it are gone.
  * @typedef {"available" | "busy" | "draining" | "unavailable" | "lost"} WorkerState
  */
 
@@ -14,7 +14,7 @@
  * @property {number} activeRequests
  * @property {number} concurrentRequestsMax 0 without a limit
  * @property {number} priority
- * @property {readonly string[]} nodes
+ * @property {readonly string[]} nodes their ids
  * @property {boolean} simulated
  * @property {boolean} added it can be removed
  * @property {number} score
@@ -50,14 +50,15 @@
  * @property {readonly string[]} services
  * @property {boolean} draining
  * @property {number} callsInFlight
+ * @property {string} version
+ * @property {string} zone
  * @property {number} eventLoopDelayMs
+ * @property {number} eventLoopUtilization from 0 to 1
+ * @property {number} rssBytes
  * @property {readonly string[]} problems
  */
 
 /** @typedef {{ readonly atMs: number, readonly kind: string, readonly tone: string, readonly sentence: string, readonly traceId: string }} Happening */
-
-/** How long a worker is shown after it has gone, so that somebody who looks away does not miss it. */
-const LOST_MS = 60_000;
 
 /** The mesh as it is now. */
 export class Mesh {
@@ -72,66 +73,27 @@ export class Mesh {
   /** The mesh's clock at the last message. */
   atMs = 0;
   eventsLost = 0;
-  /** When each worker that is gone was seen to be. @type {Map<string, number>} */
-  #lostAtMs = new Map();
-  /** Workers that were removed here, and so are not lost. @type {Set<string>} */
-  #removed = new Set();
 
   /**
-   * Takes in one message; returns what has happened. The first one of a connection names all workers: those that it does not
-   * name are gone.
+   * Takes in one message; returns what has happened. A message may be whole: what it does not name is gone.
    * @param {any} message
-   * @param {boolean} first
-   * @returns {readonly Happening[]}
+   * @returns {{ readonly happenings: readonly Happening[], readonly whole: boolean }}
    */
-  apply(message, first) {
+  apply(message) {
+    const whole = message.whole === true;
     this.atMs = number(message.atMs);
     this.eventsLost = number(message.eventsLost);
     this.rates = ratesOf(message.rates);
     const workers = (message.workers ?? []).map(workerOf);
-    const named = new Set(workers.map((/** @type {Worker} */ { name }) => name));
-    const gone = first ? [...this.workers.keys()].filter((name) => !named.has(name)) : (message.gone ?? []);
-    for (const name of gone) this.#lose(name);
-    for (const worker of workers) {
-      this.workers.set(worker.name, worker);
-      this.#lostAtMs.delete(worker.name);
-      this.#removed.delete(worker.name);
-    }
-    this.#forget();
-    if (first || (message.nodes ?? []).length > 0) this.nodes = (message.nodes ?? []).map(nodeOf);
+    if (whole) this.workers.clear();
+    for (const name of message.gone ?? []) this.workers.delete(name);
+    for (const worker of workers) this.workers.set(worker.name, worker);
+    if (whole || (message.nodes ?? []).length > 0) this.nodes = (message.nodes ?? []).map(nodeOf);
     this.mostUsed = (message.mostUsed ?? []).map((/** @type {any} */ { name, figures }) => ({
       name: String(name ?? ""),
       requests: number(figures?.requests),
     }));
-    return (message.happenings ?? []).map(happeningOf);
-  }
-
-  /**
-   * Says that somebody takes this worker away here.
-   * @param {string} name
-   */
-  expectRemoval(name) {
-    this.#removed.add(name);
-  }
-
-  /** @param {string} name */
-  #lose(name) {
-    const worker = this.workers.get(name);
-    if (worker === undefined || worker.state === "lost") return;
-    if (this.#removed.delete(name)) {
-      this.workers.delete(name);
-      return;
-    }
-    this.workers.set(name, { ...worker, state: "lost", activeRequests: 0, nodes: [] });
-    this.#lostAtMs.set(name, performance.now());
-  }
-
-  #forget() {
-    for (const [name, lostAtMs] of this.#lostAtMs) {
-      if (performance.now() - lostAtMs < LOST_MS) continue;
-      this.#lostAtMs.delete(name);
-      this.workers.delete(name);
-    }
+    return { happenings: (message.happenings ?? []).map(happeningOf), whole };
   }
 }
 
@@ -171,15 +133,17 @@ function ratesOf(rates) {
  * @returns {Worker}
  */
 function workerOf(worker) {
+  const nodes = worker.nodes ?? [];
+  const state = worker.state ?? "unavailable";
   return {
     name: String(worker.name ?? ""),
     provider: String(worker.provider ?? ""),
-    state: worker.state ?? "unavailable",
+    state: state === "unavailable" && nodes.length === 0 ? "lost" : state,
     breaker: worker.breaker ?? "closed",
     activeRequests: number(worker.activeRequests),
     concurrentRequestsMax: number(worker.concurrentRequestsMax),
     priority: number(worker.priority),
-    nodes: worker.nodes ?? [],
+    nodes,
     simulated: worker.simulated === true,
     added: worker.added === true,
     score: number(worker.score),
@@ -202,7 +166,11 @@ function nodeOf(node) {
     services: node.services ?? [],
     draining: node.draining === true,
     callsInFlight: number(node.callsInFlight),
+    version: String(node.version ?? ""),
+    zone: String(node.zone ?? ""),
     eventLoopDelayMs: number(node.eventLoopDelayMs),
+    eventLoopUtilization: number(node.eventLoopUtilization),
+    rssBytes: number(node.rssBytes),
     problems: node.problems ?? [],
   };
 }

@@ -1,6 +1,6 @@
 /** What stands beside the workers: what happens, which models are used, the nodes, and where requests go at the moment. */
 import { arrange, copyButton, element, find, say } from "./document.js";
-import { clock, count, milliseconds, some } from "./format.js";
+import { bytes, clock, count, milliseconds, percent, some } from "./format.js";
 import { STATE_WORDS } from "./workers.js";
 
 /** @typedef {import("./mesh.js").Mesh} Mesh */
@@ -14,10 +14,14 @@ const MOVING_MAX = 12;
 /**
  * Puts what has happened on top of what has happened before.
  * @param {readonly import("./mesh.js").Happening[]} happenings oldest first
+ * @param {boolean} whole nothing that was told before holds: these are all
  */
-export function tellHappenings(happenings) {
+export function tellHappenings(happenings, whole) {
   if (happenings.length === 0) return;
   const list = find("happenings");
+  // What has long happened is not read out.
+  list.setAttribute("aria-live", whole ? "off" : "polite");
+  if (whole) list.replaceChildren();
   const made = happenings.slice(-HAPPENINGS_MAX).map(({ atMs, kind, tone, sentence, traceId }) => {
     const line = element(
       "li",
@@ -167,11 +171,18 @@ function makeNode() {
  * @param {HTMLElement} line
  * @param {import("./mesh.js").MeshNode} node
  */
-function writeNode(line, { id, name, services, draining, callsInFlight, eventLoopDelayMs, problems }) {
-  line.title = id;
+function writeNode(line, node) {
+  const { id, name, services, draining, problems } = node;
+  line.title = [id, node.version, node.zone].filter((word) => word !== "").join(" · ");
   part(line, "mark").dataset["state"] = draining ? "draining" : problems.length > 0 ? "busy" : "available";
   say(part(line, "node-name"), draining ? `${name} (draining)` : name);
-  say(part(line, "node-load"), `${some(callsInFlight, "call")} · loop ${milliseconds(eventLoopDelayMs)}`);
+  const load = [
+    some(node.callsInFlight, "call"),
+    `CPU ${percent(node.eventLoopUtilization)}`,
+    `delay ${milliseconds(node.eventLoopDelayMs)}`,
+    ...(node.rssBytes === 0 ? [] : [bytes(node.rssBytes)]),
+  ];
+  say(part(line, "node-load"), load.join(" · "));
   say(part(line, "node-services"), services.join(", "));
   say(part(line, "node-problems"), problems.join("; "));
 }

@@ -13,7 +13,8 @@ const LINE_HEIGHT = 28;
  * @property {string} title
  * @property {string} [hint] what exactly it is
  * @property {(mesh: Mesh) => number | undefined} read undefined when nothing was measured
- * @property {(value: number, mesh: Mesh) => string} write
+ * @property {(value: number) => string} write
+ * @property {(mesh: Mesh) => string} [unit] what follows the value, smaller
  * @property {string} [tone] the colour of its line
  * @property {(value: number) => boolean} [isBad]
  */
@@ -66,7 +67,8 @@ const TILES = [
     title: "Workers up",
     read: ({ workers }) =>
       [...workers.values()].filter(({ state }) => state === "available" || state === "busy").length,
-    write: (up, { workers }) => `${count(up)} / ${count(workers.size)}`,
+    write: count,
+    unit: ({ workers }) => ` of ${count(workers.size)}`,
     tone: "good",
   },
 ];
@@ -74,7 +76,8 @@ const TILES = [
 /** The row of tiles. */
 export class Tiles {
   #shown = TILES.map((tile) => {
-    const value = element("dd", { class: "tile-value" }, NOTHING);
+    const value = element("span", {}, NOTHING);
+    const unit = element("span", { class: "tile-unit" });
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", `0 0 ${LINE_WIDTH} ${LINE_HEIGHT}`);
     svg.setAttribute("preserveAspectRatio", "none");
@@ -85,20 +88,21 @@ export class Tiles {
       "div",
       { class: "tile", "data-tone": tile.tone, title: tile.hint },
       element("dt", {}, tile.title),
-      value,
+      element("dd", { class: "tile-value" }, value, unit),
     );
     box.append(svg);
     find("tiles").append(box);
-    return { tile, box, value, line, moments: /** @type {number[]} */ ([]) };
+    return { tile, box, value, unit, line, moments: /** @type {number[]} */ ([]) };
   });
 
   /** @param {Mesh} mesh */
   update(mesh) {
-    for (const { tile, box, value, line, moments } of this.#shown) {
+    for (const { tile, box, value, unit, line, moments } of this.#shown) {
       const now = tile.read(mesh);
       moments.push(now ?? 0);
       if (moments.length > MOMENTS_MAX) moments.shift();
-      say(value, now === undefined ? NOTHING : tile.write(now, mesh));
+      say(value, now === undefined ? NOTHING : tile.write(now));
+      say(unit, tile.unit?.(mesh) ?? "");
       box.classList.toggle("is-bad", now !== undefined && tile.isBad?.(now) === true);
       line.setAttribute("points", pointsOf(moments));
     }

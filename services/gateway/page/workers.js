@@ -42,7 +42,7 @@ const GROUPS = [
  * @property {string} name of its class and for sorting
  * @property {(worker: Worker) => number | string} by what it sorts by
  * @property {boolean} [descending] the first click sorts so
- * @property {(cell: HTMLElement, worker: Worker) => void} write
+ * @property {(cell: HTMLElement, worker: Worker, nodeNames: readonly string[]) => void} write
  */
 
 /** @type {readonly Column[]} */
@@ -62,19 +62,14 @@ const COLUMNS = [
     title: "Worker",
     name: "name",
     by: ({ name }) => name,
-    write: (cell, { name, provider, nodes, simulated }) => {
+    write: (cell, { name, provider, simulated }, nodeNames) => {
       const title = cell.firstElementChild ?? cell.appendChild(element("span", { class: "worker-name" }));
       const place = title.nextElementSibling ?? cell.appendChild(element("span", { class: "worker-place" }));
+      const where = nodeNames.length > 1 ? some(nodeNames.length, "node") : (nodeNames[0] ?? "on no node");
       say(title, name);
-      say(
-        place,
-        [
-          simulated ? `${provider}, simulated` : provider,
-          ...(nodes.length > 1 ? [some(nodes.length, "node")] : nodes),
-        ].join(" · "),
-      );
+      say(place, `${simulated ? `${provider}, simulated` : provider} · ${where}`);
       title.setAttribute("title", name);
-      place.setAttribute("title", nodes.join(", "));
+      place.setAttribute("title", nodeNames.join(", "));
     },
   },
   {
@@ -104,7 +99,7 @@ const COLUMNS = [
           : `${count(activeRequests)} / ${count(concurrentRequestsMax)}`,
       );
       const { style } = /** @type {HTMLElement} */ (meter);
-      style.visibility = concurrentRequestsMax === 0 ? "hidden" : "visible";
+      style.display = concurrentRequestsMax === 0 ? "none" : "";
       style.setProperty("--part", String(Math.min(activeRequests / Math.max(concurrentRequestsMax, 1), 1)));
     },
   },
@@ -157,6 +152,8 @@ export class WorkerTable {
   #body = /** @type {HTMLElement} */ (find("workers").querySelector("tbody"));
   /** @type {ReadonlyMap<string, Worker>} */
   #workers = new Map();
+  /** What people call the nodes, by id. @type {ReadonlyMap<string, string>} */
+  #nodeNames = new Map();
   /** @type {Map<string, { readonly row: HTMLTableRowElement, readonly cells: readonly HTMLElement[], readonly actions: HTMLElement }>} */
   #rows = new Map();
   /** The names that are wanted, in order. @type {string[]} */
@@ -213,9 +210,13 @@ export class WorkerTable {
     });
   }
 
-  /** @param {ReadonlyMap<string, Worker>} workers */
-  update(workers) {
+  /**
+   * @param {ReadonlyMap<string, Worker>} workers
+   * @param {readonly import("./mesh.js").MeshNode[]} nodes
+   */
+  update(workers, nodes) {
     this.#workers = workers;
+    this.#nodeNames = new Map(nodes.map(({ id, name }) => [id, name]));
     for (const { group, number } of this.#chips) {
       let members = 0;
       for (const worker of workers.values()) if (group.has(worker)) members += 1;
@@ -250,7 +251,14 @@ export class WorkerTable {
   #isWanted(worker) {
     if (this.#group?.has(worker) !== true) return false;
     if (this.#text === "") return true;
-    return [worker.name, worker.provider, ...worker.nodes].some((word) => word.toLowerCase().includes(this.#text));
+    return [worker.name, worker.provider, ...this.#namesOf(worker)].some((word) =>
+      word.toLowerCase().includes(this.#text),
+    );
+  }
+
+  /** @param {Worker} worker */
+  #namesOf({ nodes }) {
+    return nodes.map((id) => this.#nodeNames.get(id) ?? id);
   }
 
   #sort() {
@@ -298,7 +306,10 @@ export class WorkerTable {
     }
     const { row, cells, actions } = known;
     row.dataset["state"] = worker.state;
-    for (const [index, { write }] of COLUMNS.entries()) write(/** @type {HTMLElement} */ (cells[index]), worker);
+    const nodeNames = this.#namesOf(worker);
+    for (const [index, { write }] of COLUMNS.entries()) {
+      write(/** @type {HTMLElement} */ (cells[index]), worker, nodeNames);
+    }
     writeActions(actions, worker);
     return row;
   }
