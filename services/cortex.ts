@@ -13,6 +13,7 @@ import { adapterSim } from "./adapter-sim/start.ts";
 import { cache } from "./cache/start.ts";
 import { gateway } from "./gateway/start.ts";
 import { health } from "./health/start.ts";
+import { metrics } from "./metrics/start.ts";
 import { router } from "./router/start.ts";
 
 const SERVICES = [
@@ -20,6 +21,7 @@ const SERVICES = [
   router,
   cache,
   health,
+  metrics,
   adapterOllama,
   adapterOpenAi,
   adapterGroq,

@@ -230,6 +230,16 @@ const fileSchema = z.strictObject({
       token: nonEmpty
         .optional()
         .describe("What a scraper sends as Authorization: Bearer TOKEN; an administrator's client key does too."),
+      eventsBytesMax: z
+        .int()
+        .min(1_048_576)
+        .default(536_870_912)
+        .describe("How much of NATS' disk the events of the last hour may take; the oldest give way."),
+      memoryBytesMax: z
+        .int()
+        .min(1_048_576)
+        .default(268_435_456)
+        .describe("How much memory the summaries of the last hour may take; beyond it, the oldest get coarser."),
     })
     .prefault({}),
   health: z
