@@ -12,4 +12,4 @@ export {
 export { type Host, type RunningService, type ServiceEntry, StartError } from "./host.ts";
 export { type NatsServer, resolveNatsServer, startNatsServer } from "./nats-server.ts";
 export { portError, type RunningNode, startNode } from "./node.ts";
-export type { Operations, Readiness, ScrapeTarget } from "./operations.ts";
+export { answerLive, answerReady, type Operations, type Readiness, type ScrapeTarget } from "./operations.ts";

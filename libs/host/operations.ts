@@ -137,13 +137,23 @@ async function answer(operations: Operations, request: IncomingMessage, response
     const body = JSON.stringify(operations.targets(authorization));
     response.writeHead(200, { "content-type": "application/json" }).end(body);
   } else if (path === "/live") {
-    answerText(response, 200, "live");
+    answerLive(response);
   } else if (path === "/ready") {
-    const { ready, why } = operations.readiness();
-    answerText(response, ready ? 200 : 503, ready ? "ready" : why);
+    answerReady(operations, response);
   } else {
     throw new RpcError("ENDPOINT_NOT_FOUND", "there are /metrics, /metrics/targets, /live and /ready");
   }
+}
+
+/** GET /live, for orchestrators: a process that turns its event loop lives, and need not be started anew. */
+export function answerLive(response: ServerResponse): void {
+  answerText(response, 200, "live");
+}
+
+/** GET /ready, for orchestrators: 200 when the node may be sent requests, 503 and why when not. */
+export function answerReady(operations: Operations, response: ServerResponse): void {
+  const { ready, why } = operations.readiness();
+  answerText(response, ready ? 200 : 503, ready ? "ready" : why);
 }
 
 function answerText(response: ServerResponse, status: number, text: string): void {

@@ -1,7 +1,7 @@
 /** One request on its way through the HTTP face, and what every handler needs for it: its body, and the ways to answer. */
 import { isUtf8 } from "node:buffer";
 import { type IncomingMessage, type OutgoingHttpHeader, type OutgoingHttpHeaders, ServerResponse } from "node:http";
-import type { CheckResponse } from "../../libs/gen/cortex/health/v1/health.ts";
+import type { CheckResponse, GetReportResponse } from "../../libs/gen/cortex/health/v1/health.ts";
 import type { RegistryServiceDefinition } from "../../libs/gen/cortex/registry/v1/registry.ts";
 import type { RouterServiceDefinition } from "../../libs/gen/cortex/router/v1/router.ts";
 import type { Operations } from "../../libs/host/index.ts";
@@ -18,6 +18,8 @@ export interface GatewayDependencies {
   keysRequired(): boolean;
   /** How the mesh is, from memory. */
   health(): CheckResponse;
+  /** Everything behind that, for administrators alone; soon after a second at the latest. */
+  report(): Promise<GetReportResponse>;
   /** Whom the `Authorization` header proves; throws UNAUTHENTICATED. */
   authenticate(authorization: string): Pick<Call, "tenant" | "admin">;
   /** Answers are kept, so that the same requests may come again and again. */

@@ -33,7 +33,7 @@ const PLACES: ReadonlyMap<string, URL> = new Map([
  * What a browser may do on a page of ours: load from here, talk to here, and nothing else. No script and no style inside the
  * HTML, and no text that becomes HTML (trusted types), so what a provider, a worker's name or an error says stays text.
  */
-const PAGE_HEADERS: Readonly<Record<string, string>> = {
+export const PAGE_HEADERS: Readonly<Record<string, string>> = {
   "content-security-policy": [
     "default-src 'none'",
     "script-src 'self'",

@@ -234,6 +234,7 @@ describe("over HTTP", () => {
       health: () => {
         throw new Error("not asked");
       },
+      report: () => expect.fail("not asked"),
       authenticate: () => ({ tenant: "t", admin: false }),
       operations: {
         scrape: () => expect.fail("not asked"),

@@ -4,7 +4,6 @@
  */
 import { randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type Server } from "node:http";
-import { Status } from "../../libs/gen/cortex/health/v1/health.ts";
 import { CATALOGUE, type Call, type OwnedCall, RpcError, startCall } from "../../libs/rpc/index.ts";
 import { ATTRIBUTE, parseTraceparent, SPAN, type Span, traceFields } from "../../libs/telemetry/index.ts";
 import {
@@ -32,6 +31,7 @@ import {
   header,
   readJson,
 } from "./exchange.ts";
+import { health, healthPage, live, ready } from "./health-routes.ts";
 import { countExchange, scrape, scrapeTargets } from "./operations.ts";
 import { servePage, wantsPage } from "./page.ts";
 
@@ -63,6 +63,9 @@ const ROUTES: readonly Route[] = [
   { method: "POST", path: "/admin/workers/", prefix: true, suffix: "/undrain", handle: administer(undrainWorker) },
   { method: "GET", path: "/admin/distribution", handle: administer(getDistribution) },
   { method: "GET", path: "/api/health", open: true, handle: health },
+  { method: "GET", path: "/health", open: true, handle: healthPage },
+  { method: "GET", path: "/live", open: true, handle: live },
+  { method: "GET", path: "/ready", open: true, handle: ready },
   { method: "GET", path: "/metrics", open: true, handle: scrape },
   { method: "GET", path: "/metrics/targets", open: true, handle: scrapeTargets },
   { method: "GET", path: "/page/", prefix: true, open: true, handle: pageFile },
@@ -217,33 +220,6 @@ function administer(action: AdminAction): Handler {
     if (answer.body !== undefined) answerJson(response, answer.status, JSON.stringify(answer.body), headers);
     else response.writeHead(answer.status, headers).end();
   };
-}
-
-const STATUS_NAMES: Record<Status, string> = {
-  [Status.UNSPECIFIED]: "unhealthy",
-  [Status.HEALTHY]: "healthy",
-  [Status.DEGRADED]: "degraded",
-  [Status.UNHEALTHY]: "unhealthy",
-};
-
-async function health({ response }: Exchange, dependencies: GatewayDependencies) {
-  const state = dependencies.health();
-  const body = JSON.stringify({
-    status: STATUS_NAMES[state.status],
-    version: state.version,
-    node: state.node,
-    uptime_s: Math.round(state.uptimeS),
-    nodes: state.nodes,
-    workers: {
-      available: state.workersAvailable,
-      busy: state.workersBusy,
-      unavailable: state.workersUnavailable,
-    },
-    nats_connected: state.natsConnected,
-    problems: state.problems,
-  });
-  const serving = state.status === Status.HEALTHY || state.status === Status.DEGRADED;
-  answerJson(response, serving ? 200 : 503, body, { "cache-control": "no-store" });
 }
 
 async function pageFile({ request, response, path }: Exchange) {

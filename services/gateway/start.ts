@@ -15,6 +15,7 @@ async function start(host: Host, before?: RunningService): Promise<RunningServic
     registry: () => host.clients.service(RegistryServiceDefinition),
     keysRequired: () => host.configuration.clients.length > 0,
     health: () => host.health(),
+    report: () => host.report(),
     caching: () => host.configuration.cache.enabled,
     authenticate: host.authenticate,
     operations: host.operations,

@@ -29,7 +29,7 @@ async function serveModels() {
 
 async function start(...options: Parameters<typeof startMesh>): Promise<TestMesh> {
   const mesh = await startMesh(...options);
-  ends.push(() => mesh[Symbol.asyncDispose]());
+  ends.push(async () => mesh[Symbol.asyncDispose]());
   return mesh;
 }
 
