@@ -10,12 +10,12 @@ import { PAGE_HEADERS, wantsPage } from "./page.ts";
 const ANSWERED_ANEW = { "cache-control": "no-store" };
 
 /** GET /live */
-export async function live({ response }: Exchange): Promise<void> {
+export async function probeLife({ response }: Exchange): Promise<void> {
   answerLive(response);
 }
 
 /** GET /ready */
-export async function ready({ response }: Exchange, { operations }: GatewayDependencies): Promise<void> {
+export async function probeReadiness({ response }: Exchange, { operations }: GatewayDependencies): Promise<void> {
   answerReady(operations, response);
 }
 

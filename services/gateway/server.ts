@@ -31,7 +31,7 @@ import {
   header,
   readJson,
 } from "./exchange.ts";
-import { health, healthPage, live, ready } from "./health-routes.ts";
+import { health, healthPage, probeLife, probeReadiness } from "./health-routes.ts";
 import { countExchange, scrape, scrapeTargets } from "./operations.ts";
 import { servePage, wantsPage } from "./page.ts";
 
@@ -64,8 +64,8 @@ const ROUTES: readonly Route[] = [
   { method: "GET", path: "/admin/distribution", handle: administer(getDistribution) },
   { method: "GET", path: "/api/health", open: true, handle: health },
   { method: "GET", path: "/health", open: true, handle: healthPage },
-  { method: "GET", path: "/live", open: true, handle: live },
-  { method: "GET", path: "/ready", open: true, handle: ready },
+  { method: "GET", path: "/live", open: true, handle: probeLife },
+  { method: "GET", path: "/ready", open: true, handle: probeReadiness },
   { method: "GET", path: "/metrics", open: true, handle: scrape },
   { method: "GET", path: "/metrics/targets", open: true, handle: scrapeTargets },
   { method: "GET", path: "/page/", prefix: true, open: true, handle: pageFile },
