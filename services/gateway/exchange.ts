@@ -2,11 +2,13 @@
 import { isUtf8 } from "node:buffer";
 import { type IncomingMessage, type OutgoingHttpHeader, type OutgoingHttpHeaders, ServerResponse } from "node:http";
 import type { CheckResponse, GetReportResponse } from "../../libs/gen/cortex/health/v1/health.ts";
+import type { MetricsServiceDefinition } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
 import type { RegistryServiceDefinition } from "../../libs/gen/cortex/registry/v1/registry.ts";
 import type { RouterServiceDefinition } from "../../libs/gen/cortex/router/v1/router.ts";
 import type { Operations } from "../../libs/host/index.ts";
 import { type Call, type OwnedCall, RpcError, type Service } from "../../libs/rpc/index.ts";
 import type { Logger, Metrics, Span, Tracer } from "../../libs/telemetry/index.ts";
+import type { LiveRelay } from "./live.ts";
 
 /** What the HTTP face needs of its node. */
 export interface GatewayDependencies {
@@ -14,6 +16,10 @@ export interface GatewayDependencies {
   router(): Service<typeof RouterServiceDefinition>;
   /** Where the workers are administered; it lives with the router. */
   registry(): Service<typeof RegistryServiceDefinition>;
+  /** What the last hour has come to. */
+  summaries(): Service<typeof MetricsServiceDefinition>;
+  /** How everything is, for pages that are open. */
+  readonly live: LiveRelay;
   /** Client keys are configured. */
   keysRequired(): boolean;
   /** How the mesh is, from memory. */

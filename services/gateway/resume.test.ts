@@ -15,6 +15,7 @@ import {
 } from "../../libs/gen/cortex/router/v1/router.ts";
 import { bind, RpcError, type Service, startCall } from "../../libs/rpc/index.ts";
 import { createLogger, createMetrics, NO_TRACE, silentTracer } from "../../libs/telemetry/index.ts";
+import { LiveRelay } from "./live.ts";
 import { readChatRequest } from "./openai-request.ts";
 import { resumableStream } from "./resume.ts";
 import { createGatewayServer } from "./server.ts";
@@ -224,6 +225,7 @@ describe("a stream whose router is lost", () => {
 
 describe("over HTTP", () => {
   async function start(router: Router): Promise<string> {
+    const log = createLogger({ level: "silent", readable: false, node: "test" });
     const server = createGatewayServer({
       router: () => router,
       registry: () => {
@@ -235,6 +237,8 @@ describe("over HTTP", () => {
         throw new Error("not asked");
       },
       report: () => expect.fail("not asked"),
+      summaries: () => expect.fail("not asked"),
+      live: new LiveRelay({ metrics: () => expect.fail("not asked"), log }),
       authenticate: () => ({ tenant: "t", admin: false }),
       operations: {
         scrape: () => expect.fail("not asked"),
@@ -243,7 +247,7 @@ describe("over HTTP", () => {
       },
       tracer: silentTracer,
       metrics: createMetrics(),
-      log: createLogger({ level: "silent", readable: false, node: "test" }),
+      log,
       bodyBytesMax: 100_000,
       keepAliveMs: 60_000,
       timeoutMs: 60_000,

@@ -32,6 +32,7 @@ import {
   readJson,
 } from "./exchange.ts";
 import { health, healthPage, probeLife, probeReadiness } from "./health-routes.ts";
+import { history, scores, summary, watchLive } from "./metrics-routes.ts";
 import { countExchange, scrape, scrapeTargets } from "./operations.ts";
 import { servePage, wantsPage } from "./page.ts";
 
@@ -62,6 +63,10 @@ const ROUTES: readonly Route[] = [
   { method: "POST", path: "/admin/workers/", prefix: true, suffix: "/drain", handle: administer(drainWorker) },
   { method: "POST", path: "/admin/workers/", prefix: true, suffix: "/undrain", handle: administer(undrainWorker) },
   { method: "GET", path: "/admin/distribution", handle: administer(getDistribution) },
+  { method: "GET", path: "/api/metrics", handle: summary },
+  { method: "GET", path: "/api/metrics/scores", handle: scores },
+  { method: "GET", path: "/api/metrics/history", handle: history },
+  { method: "GET", path: "/api/live", handle: watchLive },
   { method: "GET", path: "/api/health", open: true, handle: health },
   { method: "GET", path: "/health", open: true, handle: healthPage },
   { method: "GET", path: "/live", open: true, handle: probeLife },

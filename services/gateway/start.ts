@@ -1,8 +1,10 @@
 /** The gateway: REST and server-sent events in, the router out. */
 import type { AddressInfo } from "node:net";
+import { MetricsServiceDefinition } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
 import { RegistryServiceDefinition } from "../../libs/gen/cortex/registry/v1/registry.ts";
 import { RouterServiceDefinition } from "../../libs/gen/cortex/router/v1/router.ts";
 import { type Host, portError, type RunningService, type ServiceEntry } from "../../libs/host/index.ts";
+import { LiveRelay } from "./live.ts";
 import { createGatewayServer } from "./server.ts";
 
 /** Listens on the configured port. */
@@ -10,7 +12,11 @@ export const gateway: ServiceEntry = { name: "gateway", interfaces: [], start };
 
 async function start(host: Host, before?: RunningService): Promise<RunningService> {
   const { configuration } = host;
+  const summaries = () => host.clients.service(MetricsServiceDefinition);
+  const live = new LiveRelay({ metrics: summaries, log: host.log });
   const server = createGatewayServer({
+    summaries,
+    live,
     router: () => host.clients.service(RouterServiceDefinition),
     registry: () => host.clients.service(RegistryServiceDefinition),
     keysRequired: () => host.configuration.clients.length > 0,
@@ -46,6 +52,8 @@ async function start(host: Host, before?: RunningService): Promise<RunningServic
   let closed: Promise<void> | undefined;
 
   function close(): Promise<void> {
+    // Pages that are open would hold the gateway for ever.
+    live.close();
     // Node closes idle connections by itself and marks the answers that still run with "connection: close".
     closed ??= new Promise((resolve) => {
       server.close(() => resolve());
