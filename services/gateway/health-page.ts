@@ -168,7 +168,7 @@ function writeCachePart(cache: GetReportResponse["cache"]): Html {
     "Cache",
     well ? "good" : "busy",
     "on",
-    `${entries} answers, ${hits} hits, ${failures} failures${silent}`,
+    `${entries} entries, ${hits} hits, ${failures} failures${silent}`,
   );
 }
 
