@@ -20,6 +20,8 @@ import { latencyOf, Tally } from "./tally.ts";
 const WINDOW_MS = 300_000;
 /** Of latencies. */
 const LATENCY_WINDOW_MS = 60_000;
+/** As far back as rates may be asked for. */
+const SAMPLES_MS = 60_000;
 /** What was worked out less than this ago is still true. */
 const FRESH_MS = 200;
 const MOST_USED_MAX = 10;
@@ -98,7 +100,7 @@ export class Board {
   #nodesVersion = 0;
   #mostUsed: Group[] = [];
   #latency: Pick<Rates, "duration" | "timeToFirstToken"> = { duration: undefined, timeToFirstToken: undefined };
-  #samples: Sample[] = [];
+  readonly #samples: Sample[] = [];
   #past: Past | undefined;
   readonly #figures = new Map<string, WorkerFigures>();
   /** What is told now to who was told the same before. */
@@ -106,7 +108,14 @@ export class Board {
 
   constructor(options: BoardOptions) {
     this.#options = options;
-    this.#sample();
+    this.sample();
+  }
+
+  /** Notes how much has been counted; to be called a few times in a second, so that there are rates when somebody asks. */
+  sample(): void {
+    const atMs = this.#options.now();
+    this.#samples.push({ atMs, ...this.#options.totals() });
+    while (this.#samples.length > 1 && this.#samples[1]!.atMs < atMs - SAMPLES_MS) this.#samples.shift();
   }
 
   /** What is new since `told`, and how far that is. */
@@ -149,7 +158,7 @@ export class Board {
 
   #rates(intervalMs: number): Rates {
     const now = this.#samples.at(-1)!;
-    const before = this.#samples.findLast(({ atMs }) => atMs <= now.atMs - intervalMs + FRESH_MS) ?? this.#samples[0]!;
+    const before = this.#samples.findLast(({ atMs }) => atMs <= now.atMs - intervalMs) ?? this.#samples[0]!;
     const seconds = (now.atMs - before.atMs) / 1_000;
     const rate = (of: keyof Totals) => (seconds <= 0 ? 0 : (now[of] - before[of]) / seconds);
     const served = now.served - before.served;
@@ -171,7 +180,7 @@ export class Board {
     this.#refreshedAtMs = now();
     this.#version++;
     this.#messages.clear();
-    this.#sample();
+    this.sample();
     const present = new Set<string>();
     const current = memory.current(past.sinceMs, Dimension.WORKER);
     for (const worker of state.workers()) {
@@ -240,12 +249,6 @@ export class Board {
     const [[oldest, version]] = this.#gone as unknown as [[string, number]];
     this.#gone.delete(oldest);
     this.#oldestVersion = version + 1;
-  }
-
-  #sample(): void {
-    const atMs = this.#options.now();
-    this.#samples.push({ atMs, ...this.#options.totals() });
-    while (this.#samples.length > 1 && this.#samples[1]!.atMs < atMs - LATENCY_WINDOW_MS) this.#samples.shift();
   }
 }
 

@@ -50,7 +50,8 @@ export class MetricsAnswers implements Metrics {
     const { memory, eventsLost, now } = this.#options;
     const nowMs = now();
     const sinceMs = nowMs - windowMs(request.windowS, WINDOW_MS);
-    const wanted: readonly Dimension[] = request.dimensions.length === 0 ? DIMENSIONS : [...new Set(request.dimensions)];
+    const wanted: readonly Dimension[] =
+      request.dimensions.length === 0 ? DIMENSIONS : [...new Set(request.dimensions)];
     if (wanted.includes(Dimension.UNSPECIFIED)) throw invalid("dimensions", "has to name dimensions");
     // Whoever is no administrator sees what is its own.
     const dimensions = call.admin ? wanted : [Dimension.TENANT];
@@ -88,7 +89,8 @@ export class MetricsAnswers implements Metrics {
     const finestMs = lengthMs <= FINE_MS ? FINE_STEP_MS : COARSE_STEP_MS;
     const points = request.points === 0 ? POINTS : request.points;
     const stepMs = Math.ceil(lengthMs / points / finestMs) * finestMs;
-    const sinceMs = Math.floor((nowMs - lengthMs) / stepMs) * stepMs;
+    // The last point is of the step that is not over.
+    const sinceMs = Math.floor(nowMs / stepMs) * stepMs - (Math.ceil(lengthMs / stepMs) - 1) * stepMs;
     const steps = memory.history(sinceMs, call.admin ? undefined : call.tenant);
     const written: Point[] = [];
     let next = 0;

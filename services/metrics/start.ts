@@ -13,6 +13,8 @@ export const metrics: ServiceEntry = { name: "metrics", interfaces: [MetricsServ
 
 /** How often what is known is kept. */
 const SAVE_MS = 30_000;
+/** How often it is noted how much was counted, for rates. */
+const SAMPLE_MS = 250;
 /** How long it may take at the end. */
 const LAST_SAVE_MS = 1_500;
 /** What belongs to the replica that keeps what all of them know. */
@@ -59,6 +61,9 @@ async function start(host: Host): Promise<RunningService> {
     throw error;
   }
   host.serve(MetricsServiceDefinition, answers);
+  host.run("sampling", async (signal) => {
+    while (await pause(SAMPLE_MS, signal)) board.sample();
+  });
   host.run("keeping what is known", async (signal) => {
     while (await pause(SAVE_MS, signal)) {
       if (clients.ownerOf(MetricsServiceDefinition, SNAPSHOT_KEY) === nodeId) await save();
