@@ -1,6 +1,6 @@
 /**
  * `npm run check`: everything about the project that can be checked without running it. What is generated (code, the error
- * catalogue, the configuration's schema and reference, what providers do) is generated anew and has to be what is committed.
+ * catalogue, the configuration's schema and reference, what providers do, metrics and dashboards) is generated anew and has to be what is committed.
  * `npm run generate` only generates.
  */
 import { spawn } from "node:child_process";
@@ -12,6 +12,8 @@ import { CATALOGUE, type Reason } from "../libs/rpc/index.ts";
 import { HTTP_FACES } from "../services/gateway/errors.ts";
 import { CAPABILITIES } from "../services/router/needs.ts";
 import { classificationDocument } from "./classification.ts";
+import { dashboardFiles } from "./observability/dashboards.ts";
+import { metricsDocument } from "./observability/metrics-document.ts";
 import { providersDocument } from "./providers/document.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname;
@@ -23,6 +25,8 @@ const GENERATED = [
   "docs/providers.md",
   "docs/routing.md",
   "docs/classification.md",
+  "docs/metrics.md",
+  "deploy/grafana/dashboards/*.json",
 ];
 
 interface Outcome {
@@ -54,6 +58,10 @@ async function generate(): Promise<Outcome[]> {
   const routing = `${ROOT}docs/routing.md`;
   writeFileSync(routing, withCapabilities(readFileSync(routing, "utf8")));
   writeFileSync(`${ROOT}docs/classification.md`, classificationDocument());
+  writeFileSync(`${ROOT}docs/metrics.md`, metricsDocument());
+  for (const [name, text] of Object.entries(dashboardFiles())) {
+    writeFileSync(`${ROOT}deploy/grafana/dashboards/${name}`, text);
+  }
   return [code, descriptors];
 }
 
