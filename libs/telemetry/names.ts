@@ -67,7 +67,7 @@ export const ATTRIBUTE = {
   cache: "cortex.cache",
   /** What the model's name was taken for: "route fast". */
   resolved: "cortex.resolved",
-  /** What the request needs of a worker: "tools", or "code 0.9" where it is guessed. */
+  /** What the request needs of a worker, where it matters for the choice: "tools", or "code 0.9" where it is guessed. */
   needs: "cortex.needs",
   /** Why the trace is kept although it was not drawn: error, failover, slow. On the span that has shown it. */
   kept: "cortex.kept",

@@ -84,7 +84,7 @@ export class Attempt {
     if (this.#span.recording) {
       this.#span.set({
         [ATTRIBUTE.resolved]: options.resolved,
-        [ATTRIBUTE.needs]: options.traits.needs === undefined ? [] : needsInWords(options.traits.needs),
+        [ATTRIBUTE.needs]: options.traits.foundNeeds && needsInWords(options.traits.foundNeeds),
       });
     }
     this.call = withTrace(call, this.#span.context);

@@ -19,6 +19,8 @@ export interface RequestTraits {
 export interface PlanTraits extends RequestTraits {
   /** What it needs of a worker; undefined when nothing is known to matter. */
   readonly needs: Needs | undefined;
+  /** The same where somebody had to know it: for whoever only tells of it, as finding out takes longer than telling. */
+  readonly foundNeeds: Needs | undefined;
 }
 
 const CHARACTERS_PER_TOKEN = 4;
@@ -27,7 +29,14 @@ const CHARACTERS_PER_TOKEN = 4;
 export function embeddingTraits(inputs: readonly string[], tenant: string): PlanTraits {
   const characters = inputs.reduce((sum, { length }) => sum + length, 0);
   const inputTokens = Math.ceil(characters / CHARACTERS_PER_TOKEN);
-  return { tenant, inputTokens, outputTokensMax: 0, conversation: hashOf(tenant), needs: undefined };
+  return {
+    tenant,
+    inputTokens,
+    outputTokensMax: 0,
+    conversation: hashOf(tenant),
+    needs: undefined,
+    foundNeeds: undefined,
+  };
 }
 
 /** The traits of a chat request. */
@@ -45,6 +54,10 @@ export class ChatTraits implements PlanTraits {
   /** What it needs of a worker. */
   get needs(): Needs {
     this.#needs ??= needsOf(this.#request);
+    return this.#needs;
+  }
+
+  get foundNeeds(): Needs | undefined {
     return this.#needs;
   }
 
