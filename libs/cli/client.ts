@@ -1,6 +1,5 @@
 /** Commands that ask a node that runs, over gRPC like any other client. */
 import { randomUUID } from "node:crypto";
-import { HealthServiceDefinition, Status } from "../gen/cortex/health/v1/health.ts";
 import { FinishReason, Role, type Served, type Usage } from "../gen/cortex/llm/v1/llm.ts";
 import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
 import { type Call, type Channel, connect, startCall } from "../rpc/index.ts";
@@ -75,28 +74,4 @@ export async function chat(prompt: string, options: ClientOptions & { readonly m
     `\n${served?.worker}/${served?.model}: first token after ${((firstTokenMs ?? 0) / 1_000).toFixed(2)} s${speed}\n`,
   );
   return 0;
-}
-
-const STATUS_NAMES: Record<Status, string> = {
-  [Status.UNSPECIFIED]: "unknown",
-  [Status.HEALTHY]: "healthy",
-  [Status.DEGRADED]: "degraded",
-  [Status.UNHEALTHY]: "unhealthy",
-};
-
-/** Prints how the mesh is. The exit code is 1 when it can't serve. */
-export async function health(options: ClientOptions): Promise<number> {
-  const state = await withNode(options, QUESTION_TIMEOUT_MS, (channel, call) =>
-    channel.client(HealthServiceDefinition).check({}, call),
-  );
-  const status = STATUS_NAMES[state.status];
-  if (options.json === true) process.stdout.write(`${JSON.stringify({ ...state, status })}\n`);
-  else {
-    const { workersAvailable, workersBusy, workersUnavailable, nodes, version, problems } = state;
-    process.stdout.write(
-      `${status}: ${workersAvailable} workers available, ${workersBusy} busy, ${workersUnavailable} unavailable; ` +
-        `${nodes} ${nodes === 1 ? "node" : "nodes"}; Cortex ${version}\n${problems.map((problem) => `  - ${problem}\n`).join("")}`,
-    );
-  }
-  return state.status === Status.HEALTHY || state.status === Status.DEGRADED ? 0 : 1;
 }

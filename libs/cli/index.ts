@@ -4,9 +4,10 @@ import { Command, CommanderError, Option } from "commander";
 import { ConfigurationError, type ServiceEntry, STRATEGY_NAMES, StartError } from "../host/index.ts";
 import { type Reason, RpcError } from "../rpc/index.ts";
 import { addCacheCommands } from "./cache.ts";
-import { type ClientOptions, chat, health } from "./client.ts";
+import { type ClientOptions, chat } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { type ExplainOptions, explainRouting } from "./explain.ts";
+import { addHealthCommand } from "./health.ts";
 import { run, StartInterrupted, up } from "./node.ts";
 import { addWorkerCommands } from "./workers.ts";
 
@@ -78,15 +79,7 @@ export async function runCommandLine(args: readonly string[], services: readonly
   };
   addWorkerCommands(program, common, ended);
   addCacheCommands(program, common, ended);
-  program
-    .command("health")
-    .description("say how the mesh is; exit code 1 when it can't serve")
-    .addOption(address)
-    .addOption(key)
-    .addOption(json)
-    .action(async (options: ClientOptions) => {
-      exitCode = await health(options);
-    });
+  addHealthCommand(program, common, ended);
   program
     .command("doctor")
     .description("check this machine, the configuration and every worker, and say how to mend what is wrong")

@@ -14,21 +14,24 @@ import { type ClientOptions, QUESTION_TIMEOUT_MS, withNode } from "./client.ts";
 
 type Registry = Service<typeof RegistryServiceDefinition>;
 
-const HEALTH_NAMES: Record<Health, string> = {
+/** How a worker is, in a word. */
+export const HEALTH_NAMES: Record<Health, string> = {
   [Health.UNSPECIFIED]: "unknown",
   [Health.AVAILABLE]: "available",
   [Health.BUSY]: "busy",
   [Health.UNAVAILABLE]: "unavailable",
 };
 
-const BREAKER_NAMES: Record<BreakerState, string> = {
+/** A breaker's state, in a word. */
+export const BREAKER_NAMES: Record<BreakerState, string> = {
   [BreakerState.UNSPECIFIED]: "unknown",
   [BreakerState.CLOSED]: "closed",
   [BreakerState.OPEN]: "open",
   [BreakerState.HALF_OPEN]: "half-open",
 };
 
-const KEY_NAMES: Record<KeyState, string> = {
+/** A key's state, in a word. */
+export const KEY_NAMES: Record<KeyState, string> = {
   [KeyState.UNSPECIFIED]: "unknown",
   [KeyState.AVAILABLE]: "available",
   [KeyState.RESTING]: "resting",
@@ -368,7 +371,7 @@ function plainOf({ info, node, locality, added, preferredNode }: RegisteredWorke
 }
 
 /** `2 of 3` when one can't be used; nothing for a worker without keys. */
-function summarizeKeys(keys: readonly KeyInfo[]): string {
+export function summarizeKeys(keys: readonly KeyInfo[]): string {
   const usable = keys.filter(({ state }) => state === KeyState.AVAILABLE).length;
   if (keys.length === 0) return "";
   return usable === keys.length ? String(keys.length) : `${usable} of ${keys.length}`;
