@@ -10,7 +10,8 @@ export class AnswerSoFar {
   readonly #choiceCount: number;
   #obstacleOfAnswer: string | undefined;
   #text = "";
-  #reasoningCharacters = 0;
+  /** Of all that is not its text. */
+  #otherCharacters = 0;
   #reasoningOpen = false;
   #finishedCount = 0;
 
@@ -29,13 +30,15 @@ export class AnswerSoFar {
         case "reasoning":
           if (part.value.text === "") break;
           this.#reasoningOpen = true;
-          this.#reasoningCharacters += part.value.text.length;
+          this.#otherCharacters += part.value.text.length;
           break;
         case "refusal":
           if (part.value.text !== "") this.#obstacleOfAnswer ??= "a refusal has begun";
+          this.#otherCharacters += part.value.text.length;
           break;
         case "toolCall":
           this.#obstacleOfAnswer ??= "a tool call has begun";
+          this.#otherCharacters += part.value.name.length + part.value.argumentsJson.length;
           break;
         case "finish":
           this.#finishedCount++;
@@ -50,9 +53,9 @@ export class AnswerSoFar {
     return this.#text;
   }
 
-  /** Of text and reasoning, for estimating tokens. */
+  /** Of everything that the model has written, for estimating tokens. */
   get outputCharacters(): number {
-    return this.#text.length + this.#reasoningCharacters;
+    return this.#text.length + this.#otherCharacters;
   }
 
   /** Every choice has come to its end: there is nothing to go on with. */

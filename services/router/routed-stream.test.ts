@@ -340,6 +340,30 @@ describe("a worker that is late", () => {
   });
 });
 
+describe("a stream that does not say what it has used", () => {
+  const call = (argumentsJson: string): Part => ({
+    part: { $case: "toolCall", value: { choice: 0, index: 0, id: "c", name: "find", argumentsJson, signature: "" } },
+  });
+
+  it.each([
+    ["text", [text("one two"), text(" three")], 4],
+    ["tool calls", [call('{"name"'), call(':"cortex"}')], 7],
+  ])("is accounted by an estimate of what it has said: %s", async (_what, parts, outputTokens) => {
+    const forgetful: Behaviour = {
+      async *stream() {
+        yield chunk(served("forgetful"));
+        for (const part of parts) yield chunk(part);
+        yield chunk(finish);
+      },
+    };
+    const mesh = new FakeMesh({ forgetful });
+    await watch(mesh.router());
+    expect(mesh.events).toMatchObject([
+      { outcome: SERVED, usage: { outputTokens }, usageSource: UsageSource.ESTIMATED },
+    ]);
+  });
+});
+
 describe("a worker that is slower than its floor", () => {
   const crawling: Behaviour = {
     info: { tokensPerSecondMin: 5 },
@@ -357,6 +381,27 @@ describe("a worker that is slower than its floor", () => {
     const seen = await watch(mesh.router());
     expect(seen.text).toBe("fast enough");
     expect(mesh.outcomes()[0]).toEqual(["crawling", INTERRUPTED, "PROVIDER_TOO_SLOW"]);
+  });
+
+  it("is let go of, rather than left to talk to nobody", async () => {
+    returned = 0;
+    const halting: Behaviour = {
+      info: { tokensPerSecondMin: 5 },
+      stream: (asked, heard, node) => {
+        const rest = silent.stream!(asked, heard, node)[Symbol.asyncIterator]();
+        let begun = false;
+        const next = () => {
+          if (begun) return rest.next();
+          begun = true;
+          return Promise.resolve({ done: false as const, value: chunk(served("halting"), text("one")) });
+        };
+        return { [Symbol.asyncIterator]: () => ({ next, return: () => rest.return!() }) };
+      },
+    };
+    const mesh = new FakeMesh({ halting, good: saying("fast", " enough") });
+    mesh.timePasses = true;
+    expect((await watch(mesh.router())).text).toBe("fast enough");
+    expect(returned).toBe(1);
   });
 
   it("serves all the same when there is nobody else", async () => {

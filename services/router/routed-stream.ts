@@ -121,7 +121,10 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
     try {
       return { opening, parts: await opening.read() };
     } catch (thrown) {
-      if (!opening.abandoned) this.#plan.failed(opening.attempt, RpcError.from(thrown));
+      if (opening.abandoned) return undefined;
+      // Who was too slow would go on for nobody.
+      void opening.abandon();
+      this.#plan.failed(opening.attempt, RpcError.from(thrown));
       return undefined;
     } finally {
       this.#drop(opening);
@@ -187,9 +190,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
   ): IteratorResult<StreamResponse> | Promise<IteratorResult<StreamResponse>> => {
     if (result.done === true) {
       this.#iterator = undefined;
-      this.#attempt?.served();
-      this.#end();
-      return DONE;
+      return this.#served();
     }
     let parts = result.value.parts;
     noteUsage(this.#attempt!, parts);
@@ -211,9 +212,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
     if (this.#ended) return DONE;
     if (this.#answer.finished && error.class !== "request") {
       // The client has everything: what is missing is the provider's good-bye.
-      this.#attempt?.served();
-      this.#end();
-      return DONE;
+      return this.#served();
     }
     return this.#continue(error);
   };
@@ -223,7 +222,7 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
   async #continue(error: RpcError): Promise<IteratorResult<StreamResponse>> {
     const attempt = this.#attempt!;
     const { candidate } = attempt;
-    attempt.outputCharacters = this.#answer.outputCharacters - this.#charactersBefore;
+    this.#noteOutput(attempt);
     const obstacle = error.class === "request" ? undefined : this.#obstacle();
     const used = attempt.account().usage;
     try {
@@ -315,8 +314,22 @@ export class RoutedStream implements AsyncIterator<StreamResponse> {
   #fail(error: RpcError): void {
     const attempt = this.#attempt;
     if (attempt === undefined) return;
-    attempt.outputCharacters = this.#answer.outputCharacters - this.#charactersBefore;
+    this.#noteOutput(attempt);
     attempt.failed(error);
+  }
+
+  #served(): IteratorResult<StreamResponse> {
+    if (this.#attempt !== undefined) {
+      this.#noteOutput(this.#attempt);
+      this.#attempt.served();
+    }
+    this.#end();
+    return DONE;
+  }
+
+  /** How much the attempt has said, for an estimate of what it has used where its provider reports nothing. */
+  #noteOutput(attempt: Attempt): void {
+    attempt.outputCharacters = this.#answer.outputCharacters - this.#charactersBefore;
   }
 
   #end(error?: RpcError): void {
