@@ -262,6 +262,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const metricsAddress = metrics.enabled ? (ownAddress ?? restAddress(supervisor, configuration)) : "";
     mesh.setMetricsAddress(metricsAddress);
     readiness = { ready: true, why: "" };
+    grpc.open();
     await mesh.open();
     log.info({ services: services.map(({ name }) => name), grpc: grpcAddress }, "the node is ready");
 
@@ -295,7 +296,17 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
 interface NodeParts
   extends Pick<
     Host,
-    "nodeId" | "mesh" | "clients" | "workers" | "tracer" | "metrics" | "operations" | "log" | "authenticate" | "health" | "report"
+    | "nodeId"
+    | "mesh"
+    | "clients"
+    | "workers"
+    | "tracer"
+    | "metrics"
+    | "operations"
+    | "log"
+    | "authenticate"
+    | "health"
+    | "report"
   > {
   readonly live: LiveConfiguration;
   readonly serving: Serving;

@@ -82,9 +82,10 @@ describe("a gRPC server that closes", () => {
   it("does not wait for those who watch its health, and tells them", async () => {
     const { server, client } = await start();
     const { seen, failed } = watch(client, "");
-    await vi.waitFor(() => expect(seen).toEqual(["SERVING"]));
+    server.open();
+    await vi.waitFor(() => expect(seen.at(-1)).toBe("SERVING"));
     server.drain();
-    await vi.waitFor(() => expect(seen).toEqual(["SERVING", "NOT_SERVING"]));
+    await vi.waitFor(() => expect(seen.at(-1)).toBe("NOT_SERVING"));
     await server.close(GRACE_MS);
     await vi.waitFor(() => expect(failed).toHaveBeenCalledOnce());
     expect(failed.mock.calls[0]![0]).toMatchObject({ code: 14 });
@@ -101,6 +102,23 @@ describe("a gRPC server that closes", () => {
     await vi.waitFor(() => expect(answers).toHaveBeenCalledOnce());
     await server.close(GRACE_MS);
     await vi.waitFor(() => expect(failed).toHaveBeenCalledOnce());
+  });
+
+  it("takes calls of its services, and is itself not ready, until its node has started", async () => {
+    const { server, client } = await start();
+    const [node, router] = [watch(client, ""), watch(client, RouterServiceDefinition.fullName)];
+    await vi.waitFor(() => expect([node.seen, router.seen]).toEqual([["NOT_SERVING"], ["SERVING"]]));
+    server.open();
+    await vi.waitFor(() => expect(node.seen).toEqual(["NOT_SERVING", "SERVING"]));
+    server.drain();
+    await vi.waitFor(() => expect([node.seen.at(-1), router.seen.at(-1)]).toEqual(["NOT_SERVING", "NOT_SERVING"]));
+    // What comes while it drains changes nothing.
+    server.open();
+    server.setServing(RouterServiceDefinition, true);
+    const late = watch(client, "");
+    await vi.waitFor(() => expect(late.seen).toEqual(["NOT_SERVING"]));
+    expect(router.seen.at(-1)).toBe("NOT_SERVING");
+    await server.close(GRACE_MS);
   });
 
   it("tells who watches a service that it can't be called for a while", async () => {

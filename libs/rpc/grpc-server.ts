@@ -62,6 +62,8 @@ export interface GrpcServer {
   listen(host: string, port: number): Promise<number>;
   /** Calls that are being served now. */
   readonly callsInFlight: number;
+  /** Its node has started: health checks of the node as a whole answer SERVING from now on. */
+  open(): void;
   /** Health checks answer NOT_SERVING from now on, so that balancers look elsewhere; calls are still served. */
   drain(): void;
   /** Stops listening, waits for calls to end, and after `graceMs` ends those that remain. */
@@ -79,7 +81,7 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
     "grpc.keepalive_permit_without_calls": 1,
   });
   const attendants = new Attendants(server);
-  const health = new HealthImplementation({ "": "SERVING" });
+  const health = new HealthImplementation({ "": "NOT_SERVING" });
   health.addToServer(attendants as unknown as Parameters<HealthImplementation["addToServer"]>[0]);
   const visible = [...options.interfaces, HEALTH_SERVICE];
   const reflection = new ReflectionService(reflected(options.descriptors), { services: visible });
@@ -139,7 +141,7 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
         ]),
       );
       server.addService(describe(definition), handlers as Parameters<Server["addService"]>[1]);
-      health.setStatus(definition.fullName, "SERVING");
+      health.setStatus(definition.fullName, draining ? "NOT_SERVING" : "SERVING");
       served.push(definition.fullName);
     },
     setServing({ fullName }, serving) {
@@ -157,6 +159,9 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
     },
     get callsInFlight() {
       return callsInFlight;
+    },
+    open() {
+      if (!draining) health.setStatus("", "SERVING");
     },
     drain() {
       draining = true;
