@@ -1,5 +1,6 @@
 /** A mesh in memory for the router's tests: the real router over the real in-process carrier, with workers that do as told. */
 import { expect } from "vitest";
+import { CacheStoreServiceDefinition } from "../../libs/gen/cortex/cache/v1/cache.ts";
 import type {
   AttemptFinished,
   AttemptsFinished,
@@ -15,10 +16,14 @@ import {
   type StreamResponse as ProviderStreamResponse,
   WorkerInfo,
 } from "../../libs/gen/cortex/provider/v1/provider.ts";
-import { RouterServiceDefinition, type StreamResponse } from "../../libs/gen/cortex/router/v1/router.ts";
+import {
+  type JoinResponse,
+  RouterServiceDefinition,
+  type StreamResponse,
+} from "../../libs/gen/cortex/router/v1/router.ts";
 import type { Configuration } from "../../libs/host/index.ts";
 import type { Clients, Directory, Events } from "../../libs/mesh/index.ts";
-import { bind, type Call, RpcError, type Service } from "../../libs/rpc/index.ts";
+import { bind, type Call, RpcError, type Service, type ServiceDefinition } from "../../libs/rpc/index.ts";
 import { createLogger, createMetrics, EVENT, type Logger, silentTracer } from "../../libs/telemetry/index.ts";
 import { createRouter } from "./service.ts";
 
@@ -101,6 +106,8 @@ export class FakeMesh {
   workers: Record<string, Behaviour>;
   generation = 1;
   cacheEnabled = false;
+  /** What another router says of the answer that it is getting, as the owner of every key tells. */
+  followed: (() => AsyncIterable<JoinResponse>) | undefined;
   stop: () => void = () => {};
   /** Takes everything out of the cache. */
   invalidate: () => void = () => {};
@@ -135,10 +142,20 @@ export class FakeMesh {
         return () => mesh.listeners.delete(listener);
       },
     } satisfies Partial<Directory>;
+    const following = {
+      acquire: async () => ({ outcome: { $case: "follow", value: "other" }, level: "" }),
+      put: async () => ({}),
+    };
     const clients = {
-      at: (_definition: typeof ProviderServiceDefinition, node: string) =>
-        bind(ProviderServiceDefinition, mesh.#providerOf(node), "in_process", { tracer: silentTracer, log: mesh.log }),
-      ownerOf: () => undefined,
+      at: (definition: ServiceDefinition, node: string) => {
+        if (definition === CacheStoreServiceDefinition) return following;
+        if (definition === RouterServiceDefinition) return { join: mesh.followed };
+        return bind(ProviderServiceDefinition, mesh.#providerOf(node), "in_process", {
+          tracer: silentTracer,
+          log: mesh.log,
+        });
+      },
+      ownerOf: () => (mesh.followed === undefined ? undefined : "owner"),
       callsInFlight: (node: string) => mesh.callsInFlight[node] ?? 0,
     };
     const events: Pick<Events, "gather" | "publish" | "subscribe"> = {

@@ -264,6 +264,39 @@ describe("the same question, asked by many at once", () => {
   });
 });
 
+describe("an answer that another router is getting, which is lost", () => {
+  const lost = new RpcError("NODE_UNREACHABLE", "the node is lost");
+
+  function losing(...before: string[]): FakeMesh {
+    const mesh = new FakeMesh({ good: saying("one", " two", " three") });
+    mesh.followed = async function* () {
+      for (const word of before) yield { parts: [text(word)], attempts: 1, cache: undefined };
+      throw lost;
+    };
+    return mesh;
+  }
+
+  it.each([[["one", " two"]], [[]]])("is got anew for who wants it whole, after %j", async (before) => {
+    const mesh = losing(...before);
+    const router = routerOf(mesh);
+    const { completion } = await whole(router);
+    // The worker's whole answers are empty here: a text would be what is left of the lost one.
+    expect(completion?.choices).toEqual([]);
+    expect(mesh.asked).toEqual(["good@here"]);
+  });
+
+  it("is got here when nobody can be joined any more", async () => {
+    const mesh = losing();
+    mesh.followed = () => {
+      throw lost;
+    };
+    const router = routerOf(mesh);
+    expect((await stream(router)).text).toBe("one two three");
+    await whole(router, callOf("team-b"));
+    expect(mesh.asked).toEqual(["good@here", "good@here"]);
+  });
+});
+
 describe("another router", () => {
   it("may join an answer that this one is getting, as the same tenant, and nobody else may", async () => {
     const held = new Held();

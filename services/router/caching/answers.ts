@@ -24,7 +24,7 @@ import { type Call, type OwnedCall, RpcError, startCall } from "../../../libs/rp
 import { ATTRIBUTE, SPAN, type Tracer } from "../../../libs/telemetry/index.ts";
 import type { RequestAccount } from "../request-account.ts";
 import { Flight } from "./flight.ts";
-import { FollowedAnswer } from "./followed.ts";
+import { FollowedAnswer, FollowedWhole } from "./followed.ts";
 import { answerKey, vectorKeys } from "./key.ts";
 import { type Acquired, CacheLevels, type LevelsDependencies } from "./levels.ts";
 import { compact, replay, toCompletion, toParts, usageOf } from "./parts.ts";
@@ -197,7 +197,10 @@ export class CachedAnswers implements CacheLevel {
       case "entry":
         return this.#hit(found.entry, found.level, key, asked);
       case "follow": {
-        const followed = this.#follow(key, asked, found.node, make);
+        const followed = (made: Call) =>
+          new FollowedAnswer(request, this.#joined(key, false, found.node, made), (resume) =>
+            make(withTraceOf(made, call), resume),
+          );
         return this.#share(this.#open(key, asked, followed, { whole: false, led: false }), key, asked);
       }
       default: {
@@ -225,7 +228,8 @@ export class CachedAnswers implements CacheLevel {
         return { completion: toCompletion(parts), attempts: 0, cache: told };
       }
       case "follow": {
-        const followed = this.#follow(key, asked, found.node, (made) => source(made), true);
+        const followed = (made: Call) =>
+          new FollowedWhole(this.#joined(key, true, found.node, made), () => source(withTraceOf(made, call)));
         return collect(this.#share(this.#open(key, asked, followed, { whole: true, led: false }), key, asked), call);
       }
       default: {
@@ -284,19 +288,12 @@ export class CachedAnswers implements CacheLevel {
     return flight.join(this.#trace(status(State.MISS, detail, key), asked.call), asked.account);
   }
 
-  /** The answer that another router is getting; gone on with here when that router is lost. */
-  #follow(
-    key: string,
-    { request, call }: Asked,
-    node: string,
-    make: (call: Call, resume: Resume | undefined) => AsyncIterator<StreamResponse>,
-    whole = false,
-  ): (call: Call) => AsyncIterator<StreamResponse> {
-    return (made) => {
-      const joined = this.#dependencies.clients.at(RouterServiceDefinition, node).join({ key, whole }, made);
-      const iterator = new Deferred(async () => joined[Symbol.asyncIterator]());
-      return new FollowedAnswer(request, iterator, (resume) => make(withTraceOf(made, call), resume));
-    };
+  /** The answer that the router of another node is getting. */
+  #joined(key: string, whole: boolean, node: string, call: Call): AsyncIterator<JoinResponse> {
+    return new Deferred(async () => {
+      const router = this.#dependencies.clients.at(RouterServiceDefinition, node);
+      return router.join({ key, whole }, call)[Symbol.asyncIterator]();
+    });
   }
 
   /** Opens a flight that goes on until everybody has left, whoever asked first. */

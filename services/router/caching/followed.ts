@@ -7,6 +7,7 @@ import { type Reason, RpcError } from "../../../libs/rpc/index.ts";
 /** The other router is not there, or is not getting the answer any more: nothing is said about the answer itself. */
 const LOST: ReadonlySet<Reason> = new Set(["NODE_UNREACHABLE", "NODE_DRAINING", "CACHE_MISS", "UNIMPLEMENTED"]);
 
+/** Hands on what the other router says as it comes. */
 export class FollowedAnswer implements AsyncIterator<StreamResponse> {
   readonly #seen: AnswerSoFar;
   readonly #goOn: (resume: Resume | undefined) => AsyncIterator<StreamResponse>;
@@ -67,5 +68,47 @@ export class FollowedAnswer implements AsyncIterator<StreamResponse> {
       this.#inner = this.#goOn({ text: this.#seen.text, worker: this.#worker, attempts: this.#attempts });
     }
     return this.next();
+  }
+}
+
+/**
+ * The same for who wants the answer whole: it comes in one piece, so that nothing of it has been seen when the other router is
+ * lost, and it is got anew.
+ */
+export class FollowedWhole implements AsyncIterator<StreamResponse> {
+  readonly #followed: AsyncIterator<JoinResponse>;
+  readonly #getAnew: () => AsyncIterator<StreamResponse>;
+  /** Set once the other router has been lost. */
+  #anew: AsyncIterator<StreamResponse> | undefined;
+  #given = false;
+
+  constructor(followed: AsyncIterator<JoinResponse>, getAnew: () => AsyncIterator<StreamResponse>) {
+    this.#followed = followed;
+    this.#getAnew = getAnew;
+  }
+
+  async next(): Promise<IteratorResult<StreamResponse>> {
+    if (this.#anew !== undefined) return this.#anew.next();
+    if (this.#given) return { done: true, value: undefined };
+    const parts: Part[] = [];
+    let attempts = 0;
+    try {
+      for (let result = await this.#followed.next(); result.done !== true; result = await this.#followed.next()) {
+        parts.push(...result.value.parts);
+        attempts += result.value.attempts;
+      }
+    } catch (thrown) {
+      const error = RpcError.from(thrown);
+      if (!LOST.has(error.reason)) throw error;
+      this.#anew = this.#getAnew();
+      return this.#anew.next();
+    }
+    this.#given = true;
+    return { done: false, value: { parts, attempts, cache: undefined } };
+  }
+
+  async return(): Promise<IteratorResult<StreamResponse>> {
+    await (this.#anew ?? this.#followed).return?.();
+    return { done: true, value: undefined };
   }
 }
