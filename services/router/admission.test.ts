@@ -163,4 +163,26 @@ describe("the queue", () => {
     }
     expect((await Promise.all(outcomes)).filter((outcome) => outcome instanceof RpcError)).toEqual([]);
   });
+
+  it("does not hold a bad time against a worker for ever: after a while somebody waits again", async () => {
+    const loads = new Loads();
+    let nowMs = 0;
+    const admission = new Admission({ loads, limits: () => ({ size: 5, waitMaxMs: 60_000 }), now: () => nowMs });
+    const only = candidateOf("w", 1);
+    const outcomeOf = (call: OwnedCall) => admission.wait([only], call).catch((error: RpcError) => error.reason);
+    const call = () => startCall({ tenant: "a", requestId: "r", trace: NO_TRACE, deadlineAtMs: Date.now() + 15_000 });
+    loads.begin("w");
+    const slow = Array.from({ length: 3 }, () => outcomeOf(callOf("a")));
+    for (const pauseMs of [0, 30_000, 30_000]) {
+      nowMs += pauseMs;
+      loads.end("w");
+      await turn();
+    }
+    expect(await Promise.all(slow)).toEqual([only, only, only]);
+    expect(await outcomeOf(call())).toBe("OVERLOADED");
+    nowMs += 61_000;
+    const later = outcomeOf(call());
+    loads.end("w");
+    expect(await later).toBe(only);
+  });
 });

@@ -33,6 +33,15 @@ const RETRY_AFTER_MIN_MS = 1_000;
 const RETRY_AFTER_MAX_MS = 60_000;
 /** How much the latest interval between two grants counts. */
 const INTERVAL_WEIGHT = 0.1;
+/** A pace that was measured longer ago says nothing: where it keeps everybody from waiting, it is never measured again. */
+const PACE_AGE_MAX_MS = 60_000;
+
+/** How a worker's queue moves. */
+interface Pace {
+  /** Between two grants while somebody waits, on average. */
+  readonly intervalMs: number;
+  readonly measuredAtMs: number;
+}
 
 export class Admission {
   readonly #loads: Loads;
@@ -41,8 +50,8 @@ export class Admission {
   readonly #lines = new Map<string, Line>();
   readonly #waitingByTenant = new Map<string, number>();
   #waiting = 0;
-  /** Between two grants of a worker while somebody waits for it, on average. */
-  readonly #intervalsMs = new Map<string, number>();
+  /** By worker, the one that was measured the longest time ago first. */
+  readonly #paces = new Map<string, Pace>();
 
   constructor(options: { readonly loads: Loads; readonly limits: () => QueueLimits; readonly now: () => number }) {
     this.#loads = options.loads;
@@ -178,16 +187,27 @@ export class Admission {
     const intervalMs = nowMs - line.grantedAtMs;
     line.grantedAtMs = nowMs;
     if (Number.isNaN(intervalMs)) return;
-    const known = this.#intervalsMs.get(worker) ?? intervalMs;
-    this.#intervalsMs.set(worker, known + (intervalMs - known) * INTERVAL_WEIGHT);
+    for (const [known, { measuredAtMs }] of this.#paces) {
+      if (nowMs - measuredAtMs <= PACE_AGE_MAX_MS) break;
+      this.#paces.delete(known);
+    }
+    const before = this.#paces.get(worker)?.intervalMs ?? intervalMs;
+    this.#paces.delete(worker);
+    this.#paces.set(worker, {
+      intervalMs: before + (intervalMs - before) * INTERVAL_WEIGHT,
+      measuredAtMs: nowMs,
+    });
   }
 
   /** How long one who joined the queue now would wait; 0 while that is not known. */
   #expectedMs(candidates: readonly Candidate[]): number {
     let shortestMs = Number.POSITIVE_INFINITY;
+    const nowMs = this.#now();
     for (const { worker } of candidates) {
       const waiting = (this.#lines.get(worker)?.waiting ?? 0) + 1;
-      shortestMs = Math.min(shortestMs, (this.#intervalsMs.get(worker) ?? 0) * waiting);
+      const pace = this.#paces.get(worker);
+      const isKnown = pace !== undefined && nowMs - pace.measuredAtMs <= PACE_AGE_MAX_MS;
+      shortestMs = Math.min(shortestMs, isKnown ? pace.intervalMs * waiting : 0);
     }
     return shortestMs;
   }
