@@ -327,7 +327,7 @@ function isAlone(values) {
  * @param {number} most
  */
 function roomFor(most) {
-  return most === 0 ? 1 : most * 1.15;
+  return most === 0 ? 4 : most * 1.15;
 }
 
 /** @param {number} atS */

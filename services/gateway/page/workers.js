@@ -164,7 +164,7 @@ export class WorkerTable {
   #descending = false;
   #page = 0;
   #orderedAtMs = 0;
-  #pointed = false;
+  #pointedAtMs = Number.NEGATIVE_INFINITY;
   #heads = COLUMNS.map((column) => this.#head(column));
   #chips = GROUPS.map((group) => this.#chip(group));
 
@@ -202,11 +202,8 @@ export class WorkerTable {
       const action = /** @type {WorkerAction | undefined} */ (button?.dataset["action"]);
       if (worker !== undefined && action !== undefined) onAction(action, worker);
     });
-    this.#body.addEventListener("pointerenter", () => {
-      this.#pointed = true;
-    });
-    this.#body.addEventListener("pointerleave", () => {
-      this.#pointed = false;
+    this.#body.addEventListener("pointermove", () => {
+      this.#pointedAtMs = performance.now();
     });
   }
 
@@ -222,12 +219,15 @@ export class WorkerTable {
       for (const worker of workers.values()) if (group.has(worker)) members += 1;
       say(number, count(members));
     }
-    const used = this.#pointed || this.#body.contains(document.activeElement);
-    const stale = performance.now() - this.#orderedAtMs >= REORDER_MS;
+    const nowMs = performance.now();
+    const used = nowMs - this.#pointedAtMs < REORDER_MS || this.#body.contains(document.activeElement);
     // What is wrong has to come to the top when it goes wrong, not when the pointer has moved.
-    if (this.#column.name === "state" ? !used || this.#changesGroups() : stale && !used) this.#sort();
-    else this.#order = this.#order.filter((name) => workers.has(name));
-    if (this.#order.length === 0) this.#sort();
+    const mayMove =
+      this.#column.name === "state"
+        ? !used || this.#hidesWrongOnes()
+        : !used && nowMs - this.#orderedAtMs >= REORDER_MS;
+    if (mayMove) this.#sort();
+    else this.#keepOrder();
     this.#draw();
   }
 
@@ -239,12 +239,21 @@ export class WorkerTable {
   }
 
   /** Whether a worker that is wrong is not where it is seen. */
-  #changesGroups() {
+  #hidesWrongOnes() {
     const wrong = [...this.#workers.values()].filter(
       (worker) => this.#isWanted(worker) && STATE_RANKS[worker.state] === 0,
     );
     const head = new Set(this.#order.slice(0, wrong.length));
     return wrong.some(({ name }) => !head.has(name));
+  }
+
+  /** Leaves everything where it is: those that are new come last. */
+  #keepOrder() {
+    const wanted = new Set(
+      [...this.#workers.values()].filter((worker) => this.#isWanted(worker)).map(({ name }) => name),
+    );
+    const kept = this.#order.filter((name) => wanted.delete(name));
+    this.#order = [...kept, ...wanted];
   }
 
   /** @param {Worker} worker */
