@@ -5,7 +5,7 @@ import type { CheckResponse } from "../gen/cortex/health/v1/health.ts";
 import { BreakerState, Health, KeyState, type WorkerInfo } from "../gen/cortex/provider/v1/provider.ts";
 import type { Mesh } from "../mesh/index.ts";
 import { REFUSALS } from "../rpc/index.ts";
-import { METRIC, type Metrics, type Report } from "../telemetry/index.ts";
+import { METRIC, type Metrics, type Report, type SpanFigures } from "../telemetry/index.ts";
 
 export interface NodeMetricsSources {
   readonly nodeId: string;
@@ -19,6 +19,8 @@ export interface NodeMetricsSources {
   health(): CheckResponse;
   /** gRPC calls that it serves now. */
   callsInFlight(): number;
+  /** What has become of its spans. */
+  spans(): SpanFigures;
   /** The configuration file has no mistakes. */
   configurationValid(): boolean;
 }
@@ -58,6 +60,11 @@ function reportSelf(report: Report, sources: NodeMetricsSources): void {
   report.set(METRIC.grpcInFlight, sources.callsInFlight());
   report.set(METRIC.natsConnected, mesh.connected ? 1 : 0);
   report.set(METRIC.eventsDropped, mesh.events.dropped);
+  const { exported, forgotten, dropped, held } = sources.spans();
+  report.set(METRIC.traceSpans, exported, "exported");
+  report.set(METRIC.traceSpans, forgotten, "forgotten");
+  report.set(METRIC.traceSpans, dropped, "dropped");
+  report.set(METRIC.traceSpansHeld, held);
 }
 
 function reportMesh(report: Report, { mesh, health }: NodeMetricsSources): void {

@@ -241,6 +241,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         cache: () => cache.statistics(),
         health: node.health,
         callsInFlight: () => grpc.callsInFlight,
+        spans: () => tracer.figures(),
         configurationValid: () => live.problem === undefined,
       }),
     );

@@ -306,6 +306,15 @@ export const METRIC = {
     "cortex_events_dropped_total",
     "Events that were given up because NATS was away or slow for too long.",
   ),
+  traceSpans: counter(
+    "cortex_trace_spans_total",
+    "Spans by what became of them: exported, forgotten (of no interest), dropped (for want of room). None without an endpoint.",
+    { labels: ["state"] },
+  ),
+  traceSpansHeld: gauge(
+    "cortex_trace_spans_held",
+    "Spans that are held until it is known whether their trace is kept.",
+  ),
 
   // The node itself.
   buildInfo: gauge("cortex_build_info", "Always 1: what runs here.", {

@@ -57,6 +57,16 @@ export interface SpanFigures {
   readonly kept: Readonly<Record<KeptFor, number>>;
 }
 
+/** Where nothing is recorded. */
+export const NO_SPANS: SpanFigures = {
+  exported: 0,
+  forgotten: 0,
+  dropped: 0,
+  held: 0,
+  heldBytes: 0,
+  kept: { error: 0, failover: 0, slow: 0 },
+};
+
 export interface RecordingOptions {
   readonly rules: SamplingRules;
   /** Whether a failure of that type is worth keeping a trace for; others are their caller's own doing. */

@@ -1,6 +1,6 @@
 /** The tracer of a process: recording where an OTLP endpoint is configured, silent otherwise. */
 import type { Logger } from "./log.ts";
-import { RecordingTracer, type SpanFigures } from "./recording.ts";
+import { NO_SPANS, RecordingTracer, type SpanFigures } from "./recording.ts";
 import type { SamplingRules } from "./sampling.ts";
 import { silentTracer, type Tracer } from "./trace.ts";
 
@@ -10,8 +10,8 @@ export interface NodeTracer extends Tracer {
   setRules(rules: SamplingRules): void;
   /** Another node has seen that a trace is of interest: what is held of it here is exported. */
   keep(traceId: string): void;
-  /** What has become of the spans; undefined when tracing is off. */
-  figures(): SpanFigures | undefined;
+  /** What has become of the spans; none when tracing is off. */
+  figures(): SpanFigures;
 }
 
 export interface TracerOptions {
@@ -30,7 +30,7 @@ export interface TracerOptions {
 /** Starts it. Call it once in a process. */
 export async function startTracer(options: TracerOptions): Promise<NodeTracer> {
   const { recording, resource, rules, isFault, onKept, log } = options;
-  if (!recording) return { ...silentTracer, setRules: () => {}, keep: () => {}, figures: () => undefined };
+  if (!recording) return { ...silentTracer, setRules: () => {}, keep: () => {}, figures: () => NO_SPANS };
   const { startSpanExporter } = await import("./otlp.ts");
   const exporter = startSpanExporter(resource, log);
   const tracer = new RecordingTracer({ rules, isFault, onKept, exportSpan: (span) => exporter.export(span) });
