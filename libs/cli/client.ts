@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { FinishReason, Role, type Served, type Usage } from "../gen/cortex/llm/v1/llm.ts";
 import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
-import { type Call, type Channel, connect, startCall } from "../rpc/index.ts";
+import { type Channel, connect, type OwnedCall, startCall } from "../rpc/index.ts";
 import { NO_TRACE } from "../telemetry/index.ts";
 
 export interface ClientOptions {
@@ -19,7 +19,7 @@ export const QUESTION_TIMEOUT_MS = 5_000;
 export async function withNode<T>(
   options: ClientOptions,
   timeoutMs: number,
-  ask: (channel: Channel, call: Call) => Promise<T>,
+  ask: (channel: Channel, call: OwnedCall) => Promise<T>,
 ): Promise<T> {
   const channel = connect(options.address ?? DEFAULT_ADDRESS, { clientKey: options.key });
   const deadlineAtMs = Date.now() + timeoutMs;

@@ -8,7 +8,10 @@ import { type ClientOptions, chat } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { type ExplainOptions, explainRouting } from "./explain.ts";
 import { addHealthCommand } from "./health.ts";
+import { addMetricsCommand } from "./metrics.ts";
 import { run, StartInterrupted, up } from "./node.ts";
+import { addTopCommand } from "./top.ts";
+import { addWatchCommand } from "./watch.ts";
 import { addWorkerCommands } from "./workers.ts";
 
 /** Cortex's version, as package.json has it. */
@@ -79,6 +82,9 @@ export async function runCommandLine(args: readonly string[], services: readonly
   };
   addWorkerCommands(program, common, ended);
   addCacheCommands(program, common, ended);
+  addMetricsCommand(program, common, ended);
+  addTopCommand(program, common, ended);
+  addWatchCommand(program, common, ended);
   addHealthCommand(program, common, ended);
   program
     .command("doctor")

@@ -145,7 +145,9 @@ function nextTick(intervalMs: number, nowMs: number, signal: AbortSignal): Promi
       signal.removeEventListener("abort", done);
       resolve();
     };
-    const timer = setTimeout(done, intervalMs - (nowMs % intervalMs));
+    const leftMs = intervalMs - (nowMs % intervalMs);
+    // A timer may be early, and whoever has just come has just been told.
+    const timer = setTimeout(done, leftMs < intervalMs / 2 ? leftMs + intervalMs : leftMs);
     signal.addEventListener("abort", done, { once: true });
     if (signal.aborted) done();
   });
