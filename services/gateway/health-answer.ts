@@ -49,7 +49,9 @@ export function namelessProblems({
   const workers = workersAvailable + workersBusy + workersUnavailable;
   const told: string[] = [];
   if (workers === 0) told.push("no worker is running");
-  if (workersUnavailable > 0) told.push(`${workersUnavailable} of ${workers} workers are unavailable`);
+  if (workersUnavailable > 0) {
+    told.push(`${workersUnavailable} of ${workers} workers ${workersUnavailable === 1 ? "is" : "are"} unavailable`);
+  }
   if (!natsConnected) told.push("NATS is away: the directory is as it was, and changes are not seen");
   // Each unavailable worker has a sentence of its own.
   const others = problems.length - workersUnavailable - (workers === 0 ? 1 : 0) - (natsConnected ? 0 : 1);

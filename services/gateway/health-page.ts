@@ -95,7 +95,7 @@ ${problems.length === 0 ? NOTHING : writeProblems(problems)}
 ${report === undefined ? NOTHING : writeDetails(report, nowMs)}
 </main>
 <footer class="foot">
-${refusal === undefined ? NOTHING : html`<p>More is told to those who may know: ${refusal}.</p>`}
+${refusal === undefined ? NOTHING : html`<p>${refusal.charAt(0).toUpperCase()}${refusal.slice(1)}.</p>`}
 <p>${
     reload
       ? html`Comes anew every ${RELOAD_S} s · <a href="/health?reload=off">let it stand still</a>`
