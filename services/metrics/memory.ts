@@ -72,7 +72,7 @@ export interface HistoryStep {
 }
 
 export interface MemoryOptions {
-  /** How many bytes the steps that are over may take; beyond it, the oldest are put together. 256 MB when absent. */
+  /** How many bytes the steps that are over may take; beyond it, steps are put together, the older the longer. 256 MB when absent. */
   readonly bytesMax?: number;
   /** How many names of each dimension are told apart; 2,000 workers and 500 of each other when absent. */
   readonly namesMax?: Readonly<Record<Dimension, number>>;
@@ -284,7 +284,22 @@ export class Memory {
       for (const [name, lastMs] of names) if (lastMs + FINE_STEP_MS <= forgottenMs) names.delete(name);
     }
     this.#coarsen(floor(nowMs, FINE_STEP_MS) - FINE_MS);
-    while (this.bytes > this.#bytesMax && this.#sealed.length > STEPS_MIN) this.#join(0, 2);
+    while (this.bytes > this.#bytesMax && this.#sealed.length > STEPS_MIN) {
+      const from = this.#leastMissed(nowMs);
+      this.#join(from, from + 2);
+    }
+  }
+
+  /** Where two steps are that are short for their age: put together, they blur the least. */
+  #leastMissed(nowMs: number): number {
+    let least = Number.POSITIVE_INFINITY;
+    let found = 0;
+    for (let place = 0; place + 1 < this.#sealed.length; place++) {
+      const { startMs } = this.#sealed[place]!;
+      const blurred = (this.#sealed[place + 1]!.endMs - startMs) / (nowMs - startMs);
+      if (blurred < least) [least, found] = [blurred, place];
+    }
+    return found;
   }
 
   /** Puts fine steps of minutes that ended by `untilMs` together. */
