@@ -18,8 +18,11 @@ const KEY_CHARACTERS_MAX = 1_000;
 const KEYS_MAX = 10_000;
 /** What one answer carries at most; what is left out is a miss. */
 const ENTRIES_BYTES_MAX = 32 * 1024 * 1024;
-/** The share of a call's time that the third level may take, so that what it doesn't know is told in time. */
-const OUTER_SHARE = 0.6;
+/**
+ * The share of a call's time that the third level may take, so that what it doesn't know is told in time. Routers give up
+ * before the time that they tell is over.
+ */
+const OUTER_SHARE = 0.4;
 
 interface Found {
   readonly entry: Buffer;

@@ -1,6 +1,6 @@
 /** The cache as the router's clients meet it: one router, whose own memory is the only level. */
 import { afterEach, describe, expect, it, vi } from "vitest";
-import type { CompletionRequest } from "../../../libs/gen/cortex/llm/v1/llm.ts";
+import { type CompletionRequest, EmbeddingRequest } from "../../../libs/gen/cortex/llm/v1/llm.ts";
 import {
   type CacheOptions,
   CacheOptions_Mode as Mode,
@@ -25,6 +25,7 @@ import {
   textOf,
   usage,
 } from "../test-mesh.ts";
+import { CacheLevels } from "./levels.ts";
 
 type RouterService = Service<typeof RouterServiceDefinition>;
 
@@ -244,6 +245,18 @@ describe("the same question, asked by many at once", () => {
     expect((await stream(router)).state).toBe(State.HIT);
   });
 
+  it("that is to renew the kept one is not kept either, when answers like it are taken out meanwhile", async () => {
+    const held = new Held();
+    const mesh = new FakeMesh({ held });
+    const router = routerOf(mesh);
+    const fresh = stream(router, { cache: { mode: Mode.REFRESH } });
+    await vi.waitFor(() => expect(mesh.asked).toHaveLength(1));
+    mesh.invalidate();
+    held.release();
+    expect((await fresh).text).toBe("one two");
+    expect((await stream(router)).state).toBe(State.MISS);
+  });
+
   it("is failed over for all of them", async () => {
     const mesh = new FakeMesh({ bad: failing(new RpcError("PROVIDER_ERROR", "broken")), good: saying("hello") });
     const router = routerOf(mesh);
@@ -261,6 +274,48 @@ describe("the same question, asked by many at once", () => {
     await vi.waitFor(() => expect(mesh.asked).toHaveLength(2));
     held.release();
     await Promise.all([mine, theirs]);
+  });
+});
+
+describe("vectors that several ask for at once", () => {
+  const embedding = EmbeddingRequest.fromPartial({ model: "m", inputs: ["text"] });
+
+  /** Says the vectors when it is told to. */
+  function holding(): { readonly mesh: FakeMesh; release(): void } {
+    let release = () => {};
+    const released = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const held: Behaviour = { complete: () => released.then(() => ({ inputTokens: 1 })) };
+    return { mesh: new FakeMesh({ held }), release };
+  }
+
+  it("are stored once", async () => {
+    const { mesh, release } = holding();
+    const router = routerOf(mesh);
+    const stored = vi.spyOn(CacheLevels.prototype, "storeMany");
+    const answers = Array.from({ length: 5 }, () => router.embed({ embedding }, callOf()));
+    await vi.waitFor(() => expect(mesh.asked).toHaveLength(1));
+    release();
+    const states = (await Promise.all(answers)).map(({ cache }) => cache?.state);
+    expect(states.sort()).toEqual([State.MISS, ...Array.from({ length: 4 }, () => State.SHARED)]);
+    expect(stored).toHaveBeenCalledTimes(1);
+    stored.mockRestore();
+    expect((await router.embed({ embedding }, callOf())).cache?.state).toBe(State.HIT);
+  });
+
+  it("are not kept, nor shared any more, when they are taken out meanwhile", async () => {
+    const { mesh, release } = holding();
+    const router = routerOf(mesh);
+    const first = router.embed({ embedding }, callOf());
+    await vi.waitFor(() => expect(mesh.asked).toHaveLength(1));
+    mesh.invalidate();
+    const second = router.embed({ embedding }, callOf());
+    await vi.waitFor(() => expect(mesh.asked).toHaveLength(2));
+    mesh.invalidate();
+    release();
+    await Promise.all([first, second]);
+    expect((await router.embed({ embedding }, callOf())).cache?.state).toBe(State.MISS);
   });
 });
 

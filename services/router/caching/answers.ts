@@ -29,7 +29,7 @@ import { answerKey, vectorKeys } from "./key.ts";
 import { type Acquired, CacheLevels, type LevelsDependencies } from "./levels.ts";
 import { compact, replay, toCompletion, toParts, usageOf } from "./parts.ts";
 import { bypass, unkept } from "./rules.ts";
-import { embedCached, type VectorsAsked } from "./vectors.ts";
+import { embedCached, type VectorStore, type VectorsAsked } from "./vectors.ts";
 
 export interface AnswersDependencies extends LevelsDependencies {
   readonly tracer: Tracer;
@@ -68,6 +68,8 @@ export class CachedAnswers implements CacheLevel {
   readonly #dependencies: AnswersDependencies;
   /** By key, those that come whole with a mark behind. */
   readonly #flights = new Map<string, OpenFlight>();
+  /** Those and the ones that nobody may join. */
+  readonly #open = new Set<OpenFlight>();
   /** Look-ups at owners that are on their way, by key like those. */
   readonly #acquiring = new Map<string, Promise<Acquired>>();
   /** Vectors that a provider has been asked for, by the keys of all of them. */
@@ -95,11 +97,9 @@ export class CachedAnswers implements CacheLevel {
 
   drop(invalidated: CacheInvalidated): number {
     // Who asks from now on gets an answer that was begun from now on.
-    for (const [place, open] of this.#flights) {
-      if (!isInvalidated(open.key, invalidated)) continue;
-      open.kept = false;
-      this.#flights.delete(place);
-    }
+    for (const open of this.#open) if (isInvalidated(open.key, invalidated)) open.kept = false;
+    for (const [place, open] of this.#flights) if (!open.kept) this.#flights.delete(place);
+    this.#vectors.clear();
     return this.levels.drop(invalidated);
   }
 
@@ -123,11 +123,20 @@ export class CachedAnswers implements CacheLevel {
 
   /** Vectors, input by input. */
   async embed(asked: VectorsAsked, get: (request: EmbeddingRequest) => Promise<EmbedResponse>): Promise<EmbedResponse> {
-    const cache = { store: this.levels, settings: this.#dependencies.settings() };
+    const settings = this.#dependencies.settings();
     const { mode = Mode.UNSPECIFIED } = asked.options ?? {};
-    const alone = mode === Mode.OFF || mode === Mode.REFRESH || !cache.settings.enabled;
+    const alone = mode === Mode.OFF || mode === Mode.REFRESH || !settings.enabled;
     let shared = false;
-    const answer = await embedCached(asked, cache, (request) => {
+    const { drops } = this.levels;
+    const store: VectorStore = {
+      lookMany: (keys, maxAgeMs, call) => this.levels.lookMany(keys, maxAgeMs, call),
+      storeMany: (entries) => {
+        // Whoever has asked for them keeps them, once; what may have been taken out meanwhile nobody does.
+        if (!shared && drops === this.levels.drops) this.levels.storeMany(entries);
+      },
+    };
+    const answer = await embedCached(asked, { store, settings }, (request) => {
+      shared = false;
       if (alone) return get(request);
       return this.#vectorsOnce(request, asked, get, () => {
         shared = true;
@@ -148,7 +157,9 @@ export class CachedAnswers implements CacheLevel {
     const place = vectorKeys(request, asked.call.tenant, asked.route).join();
     const known = this.#vectors.get(place);
     if (known === undefined) {
-      const getting = get(request).finally(() => this.#vectors.delete(place));
+      const getting = get(request).finally(() => {
+        if (this.#vectors.get(place) === getting) this.#vectors.delete(place);
+      });
       this.#vectors.set(place, getting);
       return getting;
     }
@@ -201,11 +212,11 @@ export class CachedAnswers implements CacheLevel {
           new FollowedAnswer(request, this.#joined(key, false, found.node, made), (resume) =>
             make(withTraceOf(made, call), resume),
           );
-        return this.#share(this.#open(key, asked, followed, { whole: false, led: false }), key, asked);
+        return this.#share(this.#begin(key, asked, followed, { whole: false, led: false }), key, asked);
       }
       default: {
         const source = (made: Call): AsyncIterator<StreamResponse> => make(made);
-        const opened = this.#open(key, asked, source, { whole: false, led: found.kind === "lead" });
+        const opened = this.#begin(key, asked, source, { whole: false, led: found.kind === "lead" });
         return opened.join(this.#trace(status(State.MISS, "", key), call), asked.account);
       }
     }
@@ -216,7 +227,7 @@ export class CachedAnswers implements CacheLevel {
     const key = answerKey(request, call.tenant, asked.route!);
     const source = (made: Call): AsyncIterator<StreamResponse> => new OneChunk(() => get(made));
     if (options?.mode === Mode.REFRESH) {
-      const flight = this.#open(key, asked, source, { whole: true, led: false, registered: false });
+      const flight = this.#begin(key, asked, source, { whole: true, led: false, registered: false });
       return collect(flight.join(this.#trace(status(State.MISS, "refresh", key), call), asked.account), call);
     }
     const found = await this.#find(key, asked, true);
@@ -230,10 +241,10 @@ export class CachedAnswers implements CacheLevel {
       case "follow": {
         const followed = (made: Call) =>
           new FollowedWhole(this.#joined(key, true, found.node, made), () => source(withTraceOf(made, call)));
-        return collect(this.#share(this.#open(key, asked, followed, { whole: true, led: false }), key, asked), call);
+        return collect(this.#share(this.#begin(key, asked, followed, { whole: true, led: false }), key, asked), call);
       }
       default: {
-        const opened = this.#open(key, asked, source, { whole: true, led: found.kind === "lead" });
+        const opened = this.#begin(key, asked, source, { whole: true, led: found.kind === "lead" });
         return collect(opened.join(this.#trace(status(State.MISS, "", key), call), asked.account), call);
       }
     }
@@ -284,7 +295,7 @@ export class CachedAnswers implements CacheLevel {
     make: (call: Call) => AsyncIterator<StreamResponse>,
     detail: string,
   ): AsyncIterator<StreamResponse> {
-    const flight = this.#open(key, asked, make, { whole: false, led: false, registered: false });
+    const flight = this.#begin(key, asked, make, { whole: false, led: false, registered: false });
     return flight.join(this.#trace(status(State.MISS, detail, key), asked.call), asked.account);
   }
 
@@ -296,8 +307,8 @@ export class CachedAnswers implements CacheLevel {
     });
   }
 
-  /** Opens a flight that goes on until everybody has left, whoever asked first. */
-  #open(
+  /** Begins a flight that goes on until everybody has left, whoever asked first. */
+  #begin(
     key: string,
     { call, options }: Asked,
     make: (call: Call) => AsyncIterator<StreamResponse>,
@@ -320,7 +331,8 @@ export class CachedAnswers implements CacheLevel {
       whole: how.whole,
       source,
       ended: (end) => {
-        if (this.#flights.get(place)?.flight === flight) this.#flights.delete(place);
+        if (this.#flights.get(place) === open) this.#flights.delete(place);
+        this.#open.delete(open);
         const parts = end.kind === "whole" ? end.parts : undefined;
         this.#keep(key, open.kept ? parts : undefined, how.led, options, call);
         if (parts === undefined) own.cancel();
@@ -328,6 +340,7 @@ export class CachedAnswers implements CacheLevel {
       },
     });
     const open: OpenFlight = { flight, key, led: how.led, kept: true };
+    this.#open.add(open);
     if (how.registered !== false) this.#flights.set(place, open);
     return flight;
   }

@@ -40,6 +40,8 @@ const OVERHEAD_BYTES = 1_024;
 /** An owner that has failed is not asked for so long; twice as long each time that it fails again, up to the second. */
 const OWNER_REST_MS = 1_000;
 const OWNER_REST_MS_MAX = 30_000;
+/** An owner is told so many times what it has: nobody gives up an answer that is here but has not been read yet. */
+const TOLD_FACTOR = 1.5;
 /** Storing is behind the answer, and may take longer than looking up. */
 const STORE_TIMEOUT_MS = 5_000;
 /** Answers on their way to their owners; more are not stored there. */
@@ -59,11 +61,17 @@ export class CacheLevels {
   #hits = 0;
   #misses = 0;
   #evictions = 0;
+  #drops = 0;
   readonly #resting = new Map<string, { readonly untilMs: number; readonly forMs: number }>();
   #storing = 0;
 
   constructor(dependencies: LevelsDependencies) {
     this.#dependencies = dependencies;
+  }
+
+  /** How often something was taken out: what was asked for before may be among it. */
+  get drops(): number {
+    return this.#drops;
   }
 
   /** What this router's memory has; undefined when it is not there, or older than it may be. */
@@ -87,6 +95,7 @@ export class CacheLevels {
     const { nodeId } = this.#dependencies;
     const { whole, lookOnly, maxAgeMs } = options;
     const request = { key, node: nodeId, lookOnly, whole };
+    const drops = this.#drops;
     const answer = await this.#askOwner(key, call, (store, asked) => store.acquire(request, asked));
     // It may have noted the lead before it was given up; whoever leads ends it, and it is harmless where it was not noted.
     if (answer === null && !lookOnly) return { kind: "lead" };
@@ -98,7 +107,7 @@ export class CacheLevels {
         return { kind: "follow", node: outcome.value };
       case "entry": {
         const kept = decode(outcome.value);
-        if (kept === undefined) return ALONE;
+        if (kept === undefined || drops !== this.#drops) return ALONE;
         const nowMs = Date.now();
         if (kept.entry.expiresAtMs <= nowMs || nowMs - kept.entry.createdAtMs >= maxAgeMs) return ALONE;
         this.#memory()?.set(key, kept);
@@ -164,6 +173,7 @@ export class CacheLevels {
     const found = new Map<string, Entry>();
     let level = "l1";
     const byOwner = new Map<string, string[]>();
+    const drops = this.#drops;
     for (const key of keys) {
       const entry = this.look(key, maxAgeMs);
       if (entry !== undefined) found.set(key, entry);
@@ -178,6 +188,7 @@ export class CacheLevels {
     await Promise.all(
       [...byOwner.values()].map(async (owned) => {
         const answer = await this.#askOwner(owned[0]!, call, (store, asked) => store.getMany({ keys: owned }, asked));
+        if (drops !== this.#drops) return;
         const nowMs = Date.now();
         for (const [key, bytes] of Object.entries(answer?.entries ?? {})) {
           const kept = decode(bytes);
@@ -229,6 +240,7 @@ export class CacheLevels {
 
   /** Forgets what is no longer to be taken; says how many answers that were. */
   drop(invalidated: CacheInvalidated): number {
+    this.#drops++;
     const local = this.#local;
     if (local === undefined) return 0;
     let dropped = 0;
@@ -324,21 +336,21 @@ function decode(bytes: Uint8Array): Kept | undefined {
 
 /** The call, but for so long at most; it ends with the call too. */
 function boundedCall(call: Call, timeoutMs: number): Call & { finish(): void } {
-  const { tenant, requestId, trace, deadlineAtMs } = call;
+  const { tenant, requestId, trace } = call;
   const bounded = startCall({ tenant, requestId, trace });
+  const nowMs = Date.now();
+  const forMs = Math.max(0, Math.min(timeoutMs, call.deadlineAtMs - nowMs));
   const expire = (): void => bounded.cancel(new RpcError("DEADLINE_EXCEEDED", "the look-up took too long"));
   // When this process has been busy for so long, the answer may be here already: it is read before time is up.
   let grace: NodeJS.Immediate | undefined;
-  const timer = setTimeout(
-    () => {
-      grace = setImmediate(expire);
-    },
-    Math.max(0, Math.min(timeoutMs, deadlineAtMs - Date.now())),
-  );
+  const timer = setTimeout(() => {
+    grace = setImmediate(expire);
+  }, forMs);
   const onAbort = (): void => bounded.cancel();
   call.signal.addEventListener("abort", onAbort, { once: true });
   return {
     ...bounded,
+    deadlineAtMs: nowMs + forMs * TOLD_FACTOR,
     finish() {
       clearTimeout(timer);
       if (grace !== undefined) clearImmediate(grace);
