@@ -254,7 +254,7 @@ class Chart {
             ...axis,
             grid: { show: false },
             size: 24,
-            space: 60,
+            space: 44,
             values: (/** @type {unknown} */ _plot, /** @type {number[]} */ at) => at.map(clockMinute),
           },
           {
