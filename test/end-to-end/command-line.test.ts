@@ -279,6 +279,30 @@ describe("beside a mesh", () => {
     expect(told[8]).toMatch(/no worker.*nobody.*\n.*workers list/);
   });
 
+  it("health --detailed shows an administrator the nodes, the workers and what is counted", async () => {
+    const admin = { CORTEX_CLIENT_KEY: ADMIN_KEY };
+    const [told, json, locked] = await Promise.all([
+      ask(["health", "--detailed"], admin),
+      ask(["health", "--detailed", "--json"], admin),
+      ask(["health", "--detailed"]),
+    ]);
+    expect(told.code).toBe(0);
+    expect(told.stdout).toMatch(/^degraded: .*\n {2}- worker gone is unavailable\n/);
+    expect(told.stdout).toMatch(/gateway, router, cache \+\d/);
+    expect(told.stdout).toMatch(/│ gone +│.*│ unavailable +│ closed/);
+    expect(told.stdout).toMatch(/│ main +│.*│ available +│ closed/);
+    expect(told.stdout).toMatch(/\nrequests in 5 minutes: \d+, \d+ failed/);
+    expect(told.stdout).toMatch(/\ncache: /);
+    const report = JSON.parse(json.stdout) as { workers: object[]; verdict: object };
+    expect(report.verdict).toMatchObject({ status: "degraded" });
+    expect(report.workers).toEqual([
+      expect.objectContaining({ name: "gone", health: "unavailable", announced: false }),
+      expect.objectContaining({ name: "main", health: "available", breaker: "closed", node: mesh.nodes[0]!.id }),
+    ]);
+    expect(locked.code).toBe(1);
+    expect(locked.stderr).toMatch(/administrator.*PERMISSION_DENIED\)\n.*--key/);
+  });
+
   it("health says how the mesh is, and by its exit code whether it can serve", async () => {
     const [told, json] = await Promise.all([ask(["health"]), ask(["health", "--json"])]);
     expect(told.code).toBe(0);
