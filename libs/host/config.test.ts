@@ -331,6 +331,23 @@ describe("the environment", () => {
     expect(fromEnvironment({ ...endpoint, OTEL_SDK_DISABLED: "true" }).tracing.enabled).toBe(false);
   });
 
+  it("says which traces are exported: OpenTelemetry's own variables come before the file", () => {
+    const endpoint = { OTEL_EXPORTER_OTLP_ENDPOINT: "http://collector:4318" };
+    const keep = ["error", "failover", "slow"];
+    const sampled = (sampler: string, share?: string) =>
+      fromEnvironment({ ...endpoint, OTEL_TRACES_SAMPLER: sampler, OTEL_TRACES_SAMPLER_ARG: share }).tracing;
+    expect(fromEnvironment(endpoint).tracing).toMatchObject({ share: 0.05, perSecondMin: 1, parentBased: true, keep });
+    expect(sampled("")).toEqual(fromEnvironment(endpoint).tracing);
+    expect(sampled("always_on")).toMatchObject({ share: 1, perSecondMin: 0, parentBased: false, keep });
+    expect(sampled("parentbased_always_off")).toMatchObject({ share: 0, perSecondMin: 0, parentBased: true, keep });
+    expect(sampled("parentbased_traceidratio", "0.25")).toMatchObject({ share: 0.25, parentBased: true });
+    expect(sampled("traceidratio")).toMatchObject({ share: 1, parentBased: false });
+    expect(() => sampled("traceidratio", "2")).toThrow(/OTEL_TRACES_SAMPLER_ARG is "2"/);
+    expect(() => sampled("jaeger_remote")).toThrow(
+      /OTEL_TRACES_SAMPLER is "jaeger_remote"; it has to be one of always_on/,
+    );
+  });
+
   it("turns providers on by their keys", () => {
     const { workers, workersFrom } = fromEnvironment({
       OPENAI_API_KEYS: " a, b,,c ",

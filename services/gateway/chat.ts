@@ -8,7 +8,7 @@ import type {
   StreamResponse,
 } from "../../libs/gen/cortex/router/v1/router.ts";
 import type { Call } from "../../libs/rpc/index.ts";
-import { ATTRIBUTE, type Span } from "../../libs/telemetry/index.ts";
+import { ATTRIBUTE, SPAN_EVENT, type Span } from "../../libs/telemetry/index.ts";
 import { type CachingWish, cacheHeaders, isHit, readCaching } from "./caching-options.ts";
 import {
   answerJson,
@@ -63,6 +63,7 @@ export async function chatCompletions({ request, response, call, span }: Exchang
     paced: isPaced(wishes),
     begin: (cache) => {
       writer.cached = isHit(cache);
+      span.event(SPAN_EVENT.firstToken);
     },
     write: (parts) => writer.write(parts),
     end: () => writer.end(),
@@ -92,7 +93,7 @@ export async function shortChat({ request, response, call, span }: Exchange, dep
   await streamOut(chunks, response, call, dependencies.keepAliveMs, {
     contentType: "text/plain; charset=utf-8",
     paced: isPaced(wishes),
-    begin: () => {},
+    begin: () => span.event(SPAN_EVENT.firstToken),
     write: (parts) => {
       let text = "";
       for (const { part } of parts) {

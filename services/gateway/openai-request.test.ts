@@ -318,6 +318,7 @@ const nested = (depth: number) => JSON.parse(`${"[".repeat(depth)}${"]".repeat(d
 
 /** What is wrong, the field that has to be named, and a word that the message has to have. */
 const WRONG: [string, object, string?][] = [
+  ["model", { model: "m".repeat(513) }, "512"],
   ["model", { model: undefined }, "missing"],
   ["model", { model: "" }],
   ["model", { model: 7 }],

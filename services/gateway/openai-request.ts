@@ -88,8 +88,12 @@ const message = z.discriminatedUnion("role", [
   }),
 ]);
 
+/** Longer than any model's; it stands in routes, traces and events. */
+const MODEL_CHARACTERS_MAX = 512;
+const modelName = z.string().min(1).max(MODEL_CHARACTERS_MAX);
+
 const chatBody = z.looseObject({
-  model: z.string().min(1),
+  model: modelName,
   messages: z.array(message).min(1),
   stream: z.boolean().nullish(),
   stream_options: z.looseObject({ include_usage: z.boolean().optional() }).nullish(),
@@ -157,7 +161,7 @@ const chatBody = z.looseObject({
 type ChatBody = z.output<typeof chatBody>;
 
 const embeddingBody = z.looseObject({
-  model: z.string().min(1),
+  model: modelName,
   input: z.union([z.string().min(1), z.array(z.string().min(1)).min(1).max(2048)], {
     error: "must be a text or a list of 1 to 2048 texts; lists of token ids are not supported",
   }),
@@ -218,7 +222,7 @@ export function readEmbeddingsRequest(body: unknown): EmbeddingsRequest {
 
 const shortBody = z.strictObject({
   messages: z.array(message).min(1),
-  model: z.string().min(1).default("auto"),
+  model: modelName.default("auto"),
   temperature: chatBody.shape.temperature,
   max_tokens: chatBody.shape.max_tokens,
   cortex: cortexWish,

@@ -148,6 +148,9 @@ describe.each(SHAPES)("traces of which none is drawn, with %s", (shape) => {
     const traces = new Set(unseen.map(traceOf));
     expect(traces.size).toBe(7);
     expect(otlp.spans.filter((span) => traces.has(span.traceId))).toEqual([]);
+    const told = await (await fetch(`${mesh.rest}/metrics`)).text();
+    expect(Number(/^cortex_trace_spans_total\{state="exported"\} (\d+)$/m.exec(told)?.[1])).toBeGreaterThan(0);
+    expect(told).toMatch(/^cortex_trace_spans_total\{state="dropped"\} 0$/m);
   });
 
   it("has the trace in every log line of a request that fails, on all nodes", async () => {
