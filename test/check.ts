@@ -223,6 +223,7 @@ if (!onlyGenerate) {
       run("buf format", "buf", "format", "--diff", "--exit-code", "proto"),
       run("buf breaking", "buf", "breaking", "--against", "proto/baseline.binpb"),
       run("types", "tsc"),
+      run("types of the page", "tsc", "-p", "services/gateway/page"),
       run("biome", "biome", "check", "--error-on-warnings"),
       run("knip", "knip", "--no-progress"),
       run("rules", "vitest", "run", "--config", "test/vitest.config.ts", "test/tidy.test.ts"),

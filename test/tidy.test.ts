@@ -27,6 +27,12 @@ const files: SourceFile[] = globSync("{libs,services,test}/**/*.{ts,mjs}", { cwd
   });
 const sources = files.filter(({ path }) => !/^test\/|\.test\.ts$|\/test-[a-z-]+\.ts$|\/testing\//.test(path));
 
+/** The live page: what browsers run as it lies. */
+const page = globSync("services/gateway/page/*.{js,css,html}", { cwd: ROOT }).map((path) => ({
+  path,
+  text: readFileSync(join(ROOT, path), "utf8"),
+}));
+
 /** The module that a path belongs to: `libs/rpc`, `services/router`, `services` for the composition. */
 function moduleOf(path: string): string {
   const [area, name, rest] = path.split("/");
@@ -142,6 +148,14 @@ describe("the house rules", () => {
     ).toEqual([]);
   });
 
+  it("the page makes no HTML of text, and loads nothing from elsewhere", () => {
+    const wrong = page.filter(({ text }) =>
+      /innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|https?:\/\/(?!www\.w3\.org\/)/.test(text),
+    );
+    expect(page.length).toBeGreaterThan(15);
+    expect(wrong.map(({ path }) => path)).toEqual([]);
+  });
+
   it("names files in kebab-case, and none for what it is not", () => {
     const wrong = files
       .map(({ path }) => path)
@@ -156,12 +170,14 @@ describe("the house rules", () => {
   });
 
   it("keeps files short enough to be read", () => {
-    const long = sources.filter(({ text }) => text.split("\n").length > 600).map(({ path }) => path);
+    const long = [...sources, ...page].filter(({ text }) => text.split("\n").length > 600).map(({ path }) => path);
     expect(long).toEqual([]);
   });
 
   it("opens every source file by saying what it is for", () => {
-    const silent = sources.filter(({ text }) => !/^(#!.*\n)?(\/\*\*|\/\/)/.test(text)).map(({ path }) => path);
+    const silent = [...sources, ...page]
+      .filter(({ text }) => !/^(#!.*\n|<!doctype html>\n)?(\/\*\*?|\/\/|<!--)/.test(text))
+      .map(({ path }) => path);
     expect(silent).toEqual([]);
   });
 });
