@@ -12,6 +12,7 @@ import { createLogger, EVENT } from "../telemetry/index.ts";
 import { checkWorkerSettings } from "./adapter.ts";
 import { type Configuration, loadConfiguration } from "./config.ts";
 import type { Host, ServiceEntry } from "./host.ts";
+import { LiveConfiguration } from "./live-configuration.ts";
 import { type NatsServer, resolveNatsServer, startNatsServer } from "./nats-server.ts";
 import { type RunningNode, startNode } from "./node.ts";
 
@@ -208,6 +209,26 @@ describe("a configuration file that changes", () => {
     await vi.waitFor(() => expect(problems()).toHaveLength(1), soon);
     await write([sim("a"), sim("b")]);
     await vi.waitFor(() => expect(problems()).toEqual([]), soon);
+  });
+
+  it.each([
+    ["cache", { cache: { ttlMs: 1_234 } }],
+    ["health", { health: { intervalMs: 12_345 } }],
+    ["routing", { routing: { waitMaxMs: 123 } }],
+  ])("is told in the log by what of it has changed: %s", async (part, settings) => {
+    await write([sim("a")]);
+    const lines: string[] = [];
+    const destination = { write: (line: string) => lines.push(line) };
+    const live = new LiveConfiguration({
+      initial: load(),
+      load,
+      log: createLogger({ level: "info", readable: false, node: "", destination }),
+      onReloaded: () => {},
+    });
+    ends.push(() => live.stop());
+    live.follow();
+    await write([sim("a")], settings);
+    await vi.waitFor(() => expect(lines.map((line) => JSON.parse(line).changed)).toEqual([[part]]), soon);
   });
 
   it("shows nothing of a secret that a mistake is about", async () => {

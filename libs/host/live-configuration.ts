@@ -38,8 +38,6 @@ const FIXED: readonly [string, (configuration: Configuration) => unknown][] = [
   ["node.metricsPort", ({ node }) => node.metricsPort],
   ["metrics.enabled", ({ metrics }) => metrics.enabled],
 ];
-/** What may change, as it is told in the log. */
-const PARTS = ["workers", "routing", "gateway", "clients", "node", "log", "tracing"] as const;
 
 /** Holds the configuration, and follows its file from `follow` to `stop`. */
 export class LiveConfiguration {
@@ -159,7 +157,8 @@ export class LiveConfiguration {
       log.info({ file }, "the configuration file is in order again");
     } else {
       this.#current = configuration;
-      const changed = PARTS.filter((part) => !isDeepStrictEqual(configuration[part], before[part]));
+      const parts = Object.keys(configuration) as (keyof Configuration)[];
+      const changed = parts.filter((part) => !isDeepStrictEqual(configuration[part], before[part]));
       log.info({ file, changed }, "the configuration file has changed and is in force");
       const fixed = FIXED.flatMap(([name, of]) => (of(configuration) === of(before) ? [] : [name]));
       if (fixed.length > 0) log.warn({ file, fields: fixed }, "takes effect when the node is started again");

@@ -320,6 +320,8 @@ interface NodeParts
 function createHost(life: ServiceLife, node: NodeParts): Host {
   const { live, serving, troubles, cache, ...shared } = node;
   const within: ServiceLife["within"] = (work, ...args) => life.within(work, ...args);
+  /** What it has ever told to be wrong: some of it comes and goes for as long as the service lives. */
+  const told = new Set<string>();
   return {
     ...shared,
     get configuration() {
@@ -349,7 +351,8 @@ function createHost(life: ServiceLife, node: NodeParts): Host {
       const key = `${life.service}: ${name}`;
       if (sentence === undefined) troubles.delete(key);
       else {
-        if (!troubles.has(key)) life.finally(() => troubles.delete(key));
+        if (!told.has(key)) life.finally(() => troubles.delete(key));
+        told.add(key);
         troubles.set(key, sentence);
       }
     },
