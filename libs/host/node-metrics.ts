@@ -20,7 +20,7 @@ export interface NodeMetricsSources {
   /** gRPC calls that it serves now. */
   callsInFlight(): number;
   /** What has become of its spans. */
-  spans(): SpanFigures;
+  spans(): Pick<SpanFigures, "exported" | "forgotten" | "dropped" | "held">;
   /** The configuration file has no mistakes. */
   configurationValid(): boolean;
 }
