@@ -162,7 +162,7 @@ describeWith(["chromium"], "the live page", () => {
     expect(await stateOf(page, "main")).toBe("up");
   });
 
-  // The last one: a node dies.
+  // From here on nodes die.
   it("turns a worker red whose process was killed, and shows its traffic move", async ({ annotate }) => {
     await using seen = await visit(browser, mesh.rest);
     const { page, problems } = seen;
@@ -197,5 +197,21 @@ describeWith(["chromium"], "the live page", () => {
     expect([...served]).toEqual(["spare"]);
     await expect.poll(() => page.locator("#happenings").textContent()).toMatch(/was lost, and with it worker main/);
     expect(problems).toEqual([]);
+  });
+
+  it("says why nothing is shown when no metrics service is left, and goes on when there is one again", async () => {
+    await using seen = await visit(browser, mesh.rest);
+    const { page } = seen;
+    await expect.poll(() => connectionOf(page)).toBe("live");
+    mesh.node("metrics+health").kill("SIGKILL");
+    await expect.poll(() => page.locator("#notice").textContent()).toMatch(/^The mesh can’t be watched: /);
+    await expect.poll(() => page.locator("#verdict").textContent()).toMatch(/degraded|healthy/);
+    await page.getByRole("link", { name: "Playground" }).click();
+    await page.getByLabel("Prompt", { exact: true }).fill("hello");
+    await page.keyboard.press("Control+Enter");
+    await expect.poll(() => page.locator('.answer [data-fact="worker"] dd').textContent()).toBe("spare (sim)");
+    await mesh.run("metrics");
+    await expect.poll(() => connectionOf(page)).toBe("live");
+    expect(await page.locator("#notice").isVisible()).toBe(false);
   });
 });

@@ -81,6 +81,8 @@ export class Charts {
   /** @type {readonly Step[]} */
   #steps = [];
   #nowS = Date.now() / 1_000;
+  /** By how much the mesh's clock is ahead of this machine's. */
+  #aheadS = 0;
   #timer = 0;
   #stopped = true;
   #charts = CHARTS.map((chart) => new Chart(chart));
@@ -96,6 +98,11 @@ export class Charts {
       this.#draw();
       if (!this.#stopped) this.start();
     });
+  }
+
+  /** @param {number} atMs what the mesh's clock says now, by which the history is kept */
+  setClock(atMs) {
+    this.#aheadS = (atMs - Date.now()) / 1_000;
   }
 
   /** Reads the history now and then. */
@@ -123,7 +130,7 @@ export class Charts {
       const response = await ask(`/api/metrics/history?window=${windowS}s&points=${POINTS}`);
       const { points = [] } = await response.json();
       if (windowS === this.#windowS) {
-        this.#nowS = Date.now() / 1_000;
+        this.#nowS = Date.now() / 1_000 + this.#aheadS;
         this.#steps = points.map((/** @type {any} */ point) => stepOf(point, this.#nowS));
         this.#draw();
       }

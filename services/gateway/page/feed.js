@@ -3,8 +3,9 @@ import { ask, GatewayError, readEvents } from "./gateway.js";
 
 const RETRY_FIRST_MS = 500;
 const RETRY_MAX_MS = 8_000;
+const RETRY_ENDED_MS = 100;
 /** Something comes every second; a connection that says nothing for so long is dead, whatever the network believes. */
-const SILENCE_MAX_MS = 10_000;
+const SILENCE_MAX_MS = 6_000;
 
 /**
  * `refused`: the gateway wants a key, or another one; the feed waits for {@link Feed.restart}.
@@ -39,6 +40,14 @@ export class Feed {
     void this.#connect(this.#connection);
   }
 
+  /** Lets go of the connection until {@link Feed.restart}. */
+  pause() {
+    clearTimeout(this.#timer);
+    this.#connection.abort();
+    this.#connection = new AbortController();
+    this.#listener.onConnection("waiting");
+  }
+
   /** @param {AbortController} connection */
   async #connect(connection) {
     const { signal } = connection;
@@ -49,10 +58,11 @@ export class Feed {
     };
     /** @type {GatewayError | undefined} */
     let failure;
+    let first = true;
+    let ended = false;
     try {
       heard();
       const response = await ask("/api/live", { headers: { accept: "text/event-stream" }, signal });
-      let first = true;
       for await (const { event, data } of readEvents(response)) {
         heard();
         if (signal.aborted) break;
@@ -62,6 +72,7 @@ export class Feed {
         this.#listener.onState(JSON.parse(data));
         first = false;
       }
+      ended = !first;
     } catch (thrown) {
       if (thrown instanceof GatewayError) failure = thrown;
     } finally {
@@ -73,9 +84,14 @@ export class Feed {
       this.#listener.onConnection("refused", failure);
       return;
     }
-    this.#listener.onConnection("lost", failure);
     this.#connection = new AbortController();
     const next = this.#connection;
+    // The gateway ends what has been open for long, or stops: if there is another one, nobody has to notice.
+    if (ended) {
+      this.#timer = setTimeout(() => void this.#connect(next), RETRY_ENDED_MS);
+      return;
+    }
+    this.#listener.onConnection("lost", failure);
     // Pages that were cut off together do not come back together.
     this.#timer = setTimeout(() => void this.#connect(next), this.#retryMs * (0.75 + Math.random() / 2));
     this.#retryMs = Math.min(this.#retryMs * 2, RETRY_MAX_MS);

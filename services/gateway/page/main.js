@@ -12,6 +12,7 @@ import { Tiles } from "./tiles.js";
 import { WorkerTable } from "./workers.js";
 
 const VERDICT_MS = 5_000;
+const UNSEEN_MS = 30_000;
 const VIEWS = ["overview", "playground"];
 
 const mesh = new Mesh();
@@ -23,10 +24,13 @@ const playground = new Playground((worker) => side.markServed(worker));
 
 /** Which workers there are and how they stand, to see when that changes. */
 let standing = "";
+/** Which workers there are and how many models they have, to see when there are others. */
+let offered = "";
 
 const feed = new Feed({
   onState(message) {
     const { happenings, whole } = mesh.apply(message);
+    charts.setClock(mesh.atMs);
     tiles.update(mesh);
     workers.update(mesh.workers, mesh.nodes);
     side.update(mesh);
@@ -40,6 +44,10 @@ const feed = new Feed({
     if (now !== standing) {
       standing = now;
       void refreshVerdict();
+    }
+    const models = [...mesh.workers.values()].map(({ name, models }) => `${name} ${models}`).join();
+    if (models !== offered) {
+      offered = models;
       refreshModels();
     }
   },
@@ -47,7 +55,10 @@ const feed = new Feed({
     const shown = find("connection");
     shown.dataset["state"] = connection;
     document.body.dataset["connection"] = connection;
-    if (connection === "live") {
+    if (connection === "waiting") {
+      charts.stop();
+      say(shown, "paused");
+    } else if (connection === "live") {
       say(shown, "live");
       notice("");
       charts.start();
@@ -55,8 +66,7 @@ const feed = new Feed({
       charts.stop();
       say(shown, "connection lost, trying again…");
       if (error !== undefined && error.status > 0) notice(`The mesh can’t be watched: ${error.message}`);
-      // Nobody tells how it is.
-      showVerdict("unknown", "not known", "");
+      void refreshVerdict();
     } else if (connection === "refused") {
       charts.stop();
       say(shown, "no access");
@@ -149,6 +159,14 @@ find("theme").addEventListener("click", () => {
   showTheme();
 });
 systemDark.addEventListener("change", showTheme);
+
+/** A page that nobody looks at takes one of the few connections that browsers have for a gateway. */
+let unseenTimer = 0;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(unseenTimer);
+  if (document.hidden) unseenTimer = setTimeout(() => feed.pause(), UNSEEN_MS);
+  else if (document.body.dataset["connection"] === "waiting") feed.restart();
+});
 find("key").addEventListener("click", () => askForKey(""));
 addEventListener("hashchange", showView);
 onKeyGiven(() => feed.restart());
@@ -159,5 +177,5 @@ feed.restart();
 void refreshVerdict();
 refreshModels();
 setInterval(() => {
-  if (document.body.dataset["connection"] !== "lost") void refreshVerdict();
+  if (!document.hidden) void refreshVerdict();
 }, VERDICT_MS);
