@@ -139,6 +139,57 @@ describe("a worker that has failed", () => {
     expect(mesh.asked.length).toBe(50);
   });
 
+  it("is not asked again without that budget because it is full when its turn comes", async () => {
+    const held = new Held();
+    const failures = [overloaded];
+    const mesh = new FakeMesh({
+      a: {
+        info: { concurrentRequestsMax: 1 },
+        complete: (asked, made) =>
+          failures.length > 0 ? Promise.reject(failures.pop()) : held.complete(asked, made).then(() => undefined),
+      },
+      spendthrift: failing(overloaded),
+    });
+    mesh.timePasses = true;
+    const router = mesh.router({ waitMaxMs: 5_000, retryRatio: 0 });
+    const spend = { ...request, model: "spendthrift/m" };
+    await Promise.all(Array.from({ length: 30 }, () => failureOf(complete(router, spend, callOf()))));
+    mesh.asked.length = 0;
+    const wanted = { ...request, model: "a/m" };
+    const unlucky = failureOf(complete(router, wanted, callOf()));
+    await vi.waitFor(() => expect(mesh.asked).toHaveLength(1));
+    const other = complete(router, wanted, callOf());
+    await vi.waitFor(() => expect(mesh.asked).toHaveLength(2));
+    expect((await unlucky).reason).toBe("NO_WORKERS_AVAILABLE");
+    held.release();
+    await other;
+    expect(mesh.asked).toHaveLength(2);
+  });
+
+  it.each([
+    ["PROVIDER_REFUSED_KEY", ["a@here", "b@here"]],
+    ["PROVIDER_MODEL_NOT_FOUND", ["a@here", "a@here", "b@here"]],
+  ] as const)("with %s is asked for its other models only if they may be better off", async (reason, asked) => {
+    const a = { ...failing(new RpcError(reason, "no")), models: ["m1", "m2"] };
+    const mesh = new FakeMesh({ a, b: saying("hi") });
+    const router = mesh.router({ routes: { fast: ["a/m1", "a/m2", "b/m"] } });
+    await complete(router, { ...request, model: "fast" });
+    expect(mesh.asked).toEqual(asked);
+  });
+
+  it("for its breaker is asked again as soon as that has closed", async () => {
+    const limited = new RpcError("PROVIDER_RATE_LIMITED", "slow down", { retryAfterMs: 5_000 });
+    const open = new RpcError("BREAKER_OPEN", "rests", { retryAfterMs: 20_000 });
+    const mesh = new FakeMesh({ a: recovering([open]), b: failing(limited) });
+    mesh.timePasses = true;
+    const answer = complete(mesh.router({ waitMaxMs: 10_000 }));
+    await vi.waitFor(() => expect(mesh.asked).toEqual(["a@here", "b@here"]));
+    await vi.waitFor(() => expect(mesh.listeners.size).toBeGreaterThan(1));
+    mesh.change();
+    await answer;
+    expect(mesh.asked).toEqual(["a@here", "b@here", "a@here"]);
+  });
+
   it("makes room for one that has come up meanwhile", async () => {
     const limited = new RpcError("PROVIDER_RATE_LIMITED", "slow down", { retryAfterMs: 5_000 });
     const mesh = new FakeMesh({ a: failing(limited) });

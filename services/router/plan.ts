@@ -271,6 +271,8 @@ export class Plan {
   /** The best one that has not been asked and has room. None, when only those that are full are a match for the request. */
   #choose(): Candidate | undefined {
     this.#metFull = false;
+    // Who was full when a rival was looked for may have room by now, or have failed.
+    this.#full = [];
     const candidate = this.#best();
     if (candidate === undefined) return undefined;
     const { admission } = this.#state;
@@ -393,12 +395,11 @@ export class Plan {
         this.#failures.delete(keyOf(due.candidate));
         continue;
       }
+      if (!OF_THE_NODE.has(due.error.reason) && !retries.take()) throw this.#exhausted();
       if (admission.full(candidate)) {
-        this.#failures.delete(keyOf(candidate));
         this.#full = [candidate];
         continue;
       }
-      if (!OF_THE_NODE.has(due.error.reason) && !retries.take()) throw this.#exhausted();
       return this.#attempt(candidate, { kind });
     }
   }
