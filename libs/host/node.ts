@@ -93,7 +93,11 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     onKept: (traceId) => keptTraces.add(traceId),
     log,
   });
-  const metrics = createMetrics({ enabled: configuration.metrics.enabled, process: true });
+  const metrics = createMetrics({
+    enabled: configuration.metrics.enabled,
+    process: true,
+    onFailure: (error) => log.warn({ err: error }, "some metrics can't be told"),
+  });
   // What is done to end the node if its start fails half way, last thing first.
   const undo: (() => unknown)[] = [() => tracer.shutdown()];
   try {

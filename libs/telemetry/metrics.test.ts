@@ -116,10 +116,12 @@ describe("what is collected at a scrape", () => {
   });
 
   it("is told as far as it could be collected", async () => {
-    const metrics = createMetrics();
-    metrics.collect(() => Promise.reject(new Error("hangs")));
+    const failures: unknown[] = [];
+    const metrics = createMetrics({ onFailure: (error) => failures.push(error) });
+    metrics.collect(() => Promise.reject(new Error("is broken")));
     metrics.collect((report) => report.set(METRIC.queueDepth, 3));
     expect(await lines(metrics, "cortex_queue_depth ")).toEqual(["cortex_queue_depth 3"]);
+    expect(failures).toEqual([new Error("is broken")]);
   });
 });
 

@@ -49,11 +49,13 @@ export interface MetricsOptions {
   readonly enabled?: boolean;
   /** Watches the process too; of several sets in one process, one is enough. */
   readonly process?: boolean;
+  /** Told what a source of `collect` has thrown; the rest is exposed all the same. */
+  readonly onFailure?: (error: unknown) => void;
 }
 
 /** Makes the metrics of a node. */
-export function createMetrics({ enabled = true, process = false }: MetricsOptions = {}): Metrics {
-  return enabled ? new NodeMetrics(process) : NO_METRICS;
+export function createMetrics({ enabled = true, process = false, onFailure }: MetricsOptions = {}): Metrics {
+  return enabled ? new NodeMetrics(process, onFailure) : NO_METRICS;
 }
 
 const NO_METRICS: Metrics = {
@@ -234,7 +236,10 @@ class NodeMetrics implements Metrics {
   /** Scrapes are made one after the other: what is collected is kept in the families while it is written. */
   #scraping: Promise<unknown> = Promise.resolve();
 
-  constructor(watchProcess: boolean) {
+  readonly #onFailure: ((error: unknown) => void) | undefined;
+
+  constructor(watchProcess: boolean, onFailure: ((error: unknown) => void) | undefined) {
+    this.#onFailure = onFailure;
     const openMetrics = new Registry<OpenMetricsContentType>();
     openMetrics.setContentType(Registry.OPENMETRICS_CONTENT_TYPE);
     this.#registries = { text: new Registry(), openMetrics };
@@ -306,8 +311,8 @@ class NodeMetrics implements Metrics {
     for (const source of this.#sources) {
       try {
         await source(report);
-      } catch {
-        // The rest is worth more than nothing.
+      } catch (error) {
+        this.#onFailure?.(error);
       }
     }
     for (const family of this.#reported) if (!collected.has(family)) family.clear();

@@ -778,6 +778,25 @@ const nodes: DashboardSpec = {
         },
       ],
     },
+    {
+      title: "Traces",
+      panels: [
+        {
+          title: "Spans by what became of them",
+          description: "Exported, forgotten as of no interest, dropped for want of room. None without a collector.",
+          unit: "short",
+          width: 12,
+          queries: one(rate(METRIC.traceSpans, "state"), "{{state}}"),
+        },
+        {
+          title: "Spans held",
+          description: "Until it is known whether their trace is kept.",
+          unit: "short",
+          width: 12,
+          queries: one(`${METRIC.traceSpansHeld.name}{${JOB}}`, NODE),
+        },
+      ],
+    },
   ],
 };
 

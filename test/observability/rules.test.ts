@@ -251,6 +251,13 @@ const CASES: Readonly<Record<string, Case>> = {
     fires: { [`cortex_events_dropped_total{${node}}`]: "0+7x60" },
     silent: { [`cortex_events_dropped_total{${node}}`]: "7x60" },
   },
+  CortexSpansDropped: {
+    fires: { [`cortex_trace_spans_total{${node},state="dropped"}`]: "0+10x60" },
+    silent: {
+      [`cortex_trace_spans_total{${node},state="dropped"}`]: "5x60",
+      [`cortex_trace_spans_total{${node},state="forgotten"}`]: "0+1000x60",
+    },
+  },
   CortexServiceCrashing: {
     fires: { [`cortex_service_crashes_total{${node},service="router"}`]: "0x12 1x40" },
     silent: { [`cortex_service_crashes_total{${node},service="router"}`]: "1x60" },
