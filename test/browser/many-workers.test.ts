@@ -89,6 +89,17 @@ describeWith(["chromium"], "the live page of a thousand workers", () => {
     expect(await page.locator("#workers-empty").textContent()).toBe("No worker is like that.");
   });
 
+  it("shows all of them at a glance, and the one that is clicked", async () => {
+    await using seen = await visit(browser, mesh.rest);
+    const { page } = seen;
+    const map = page.locator("#worker-map canvas");
+    await map.hover({ position: { x: 14, y: 4 } });
+    await expect.poll(() => page.locator(".map-tip").textContent()).toBe("w1 · up · 0 in flight");
+    await map.click({ position: { x: 14, y: 4 } });
+    await expect.poll(async () => (await names(page))[0]).toBe("w1");
+    expect(await page.getByLabel(/^Filter workers/).inputValue()).toBe("w1");
+  });
+
   it("fits a phone", async () => {
     await using seen = await visit(browser, mesh.rest, { viewport: SCREENS.phone, isMobile: true });
     await expect.poll(() => rows(seen.page).count()).toBe(25);

@@ -170,7 +170,8 @@ export class Answer {
     if (began !== "") this.#fact("Served by", provider === "" ? began : `${began} (${provider})`, "worker");
     for (const { worker, reason } of this.#continued) this.#fact("Continued by", `${worker} (${reason})`);
     if (this.#model !== "") this.#fact("Model", this.#model);
-    if (attempts > 0) this.#fact("Attempts", count(attempts), "attempts");
+    // The header was sent before anybody had to go on.
+    if (attempts > 0) this.#fact("Attempts", count(attempts + this.#continued.length), "attempts");
     if (this.#firstTextAtMs > 0) {
       this.#fact("First token", milliseconds(this.#firstTextAtMs - this.#askedAtMs), "first-token");
       if (this.#pieces > 1 && streamedS > 0) this.#fact("Speed", `${rate(tokens / streamedS)} tokens/s`, "speed");
@@ -181,7 +182,8 @@ export class Answer {
     if (cached) this.#fact("Cost", cost(0), "cost");
     else if (price !== undefined && usage !== undefined) {
       const usd = (usage.prompt_tokens * price.input + usage.completion_tokens * price.output) / 1_000_000;
-      this.#fact("Cost", cost(usd), "cost");
+      // What each of several workers has used is not told: it is priced as if the last one had done it all.
+      this.#fact("Cost", this.#continued.length === 0 ? cost(usd) : `about ${cost(usd)}`, "cost");
     }
     if (cache !== "") this.#fact("Cache", cache, "cache");
     if (this.#finishReason !== "" && this.#finishReason !== "stop") this.#fact("Ended by", this.#finishReason);

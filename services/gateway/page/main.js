@@ -9,6 +9,7 @@ import { Mesh } from "./mesh.js";
 import { Playground } from "./playground.js";
 import { Side, tellHappenings } from "./side.js";
 import { Tiles } from "./tiles.js";
+import { WorkerMap } from "./worker-map.js";
 import { WorkerTable } from "./workers.js";
 
 const VERDICT_MS = 5_000;
@@ -20,6 +21,7 @@ const tiles = new Tiles();
 const charts = new Charts();
 const side = new Side();
 const workers = new WorkerTable(actOnWorker);
+const map = new WorkerMap((name) => workers.search(name));
 const playground = new Playground((worker) => side.markServed(worker));
 
 /** Which workers there are and how they stand, to see when that changes. */
@@ -33,6 +35,7 @@ const feed = new Feed({
     charts.setClock(mesh.atMs);
     tiles.update(mesh);
     workers.update(mesh.workers, mesh.nodes);
+    map.update(mesh.workers);
     side.update(mesh);
     tellHappenings(happenings, whole);
     const { eventsLost } = mesh;
@@ -146,6 +149,7 @@ function isDark() {
 function showTheme() {
   find("theme").setAttribute("aria-pressed", String(isDark()));
   charts.repaint();
+  map.repaint();
 }
 
 find("theme").addEventListener("click", () => {

@@ -231,6 +231,16 @@ export class WorkerTable {
     this.#draw();
   }
 
+  /**
+   * Shows one worker, or what else `text` finds.
+   * @param {string} text
+   */
+  search(text) {
+    find("worker-filter", HTMLInputElement).value = text;
+    this.#text = text.toLowerCase();
+    this.#show();
+  }
+
   /** A choice has changed: from the first page. */
   #show() {
     this.#page = 0;
