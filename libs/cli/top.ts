@@ -38,7 +38,9 @@ function printLines(options: ClientOptions): Promise<void> {
         return;
       }
       const happened = mesh.happenings.map((happening) => `${plain(happeningLine(happening))}\n`).join("");
-      process.stdout.write(`${happened}${time(mesh.message.atMs)}  ${plain(headline(mesh))}\n`);
+      process.stdout.write(
+        `${happened}${time(mesh.message.atMs)}  ${plain(`${headline(mesh)}  ${workersInWords(mesh)}`)}\n`,
+      );
     },
     onLost: ({ message }) => void process.stderr.write(`cortex: ${message}; trying again\n`),
   });
@@ -131,7 +133,7 @@ export function pictureOf({ mesh, happenings, trouble, columns, rows }: Picture)
   const head = [
     `${BOLD}cortex top${RESET}  ${time(mesh.message.atMs)}  ${headline(mesh)}`,
     ...(trouble === "" ? [] : [`${RED}${trouble}${RESET}`]),
-    nodesLine(mesh),
+    `${workersInWords(mesh)}  ${nodesInWords(mesh)}`,
     "",
   ];
   const room = Math.max(0, rows - head.length);
@@ -148,7 +150,6 @@ function headline(mesh: WatchedMesh): string {
   const { requestsPerSecond, errorsPerSecond, outputTokensPerSecond, hitRate, activeRequests, duration } =
     mesh.message.rates!;
   const errors = `${errorsPerSecond.toFixed(1)} errors/s`;
-  const down = mesh.count("unavailable");
   return [
     `${requestsPerSecond.toFixed(1)} requests/s`,
     errorsPerSecond > 0 ? `${RED}${errors}${RESET}` : errors,
@@ -156,11 +157,16 @@ function headline(mesh: WatchedMesh): string {
     `${(100 * hitRate).toFixed(0)} % hits`,
     `${activeRequests} running`,
     `p95 ${duration!.count === 0 ? "–" : milliseconds(duration!.p95Ms)}`,
-    `workers ${mesh.count("available")} up ${mesh.count("busy")} busy ${down > 0 ? `${RED}${down} down${RESET}` : "0 down"}`,
   ].join("  ");
 }
 
-function nodesLine({ nodes }: WatchedMesh): string {
+function workersInWords(mesh: WatchedMesh): string {
+  const down = mesh.count("unavailable");
+  const words = `workers ${mesh.count("available")} up ${mesh.count("busy")} busy`;
+  return `${words} ${down > 0 ? `${RED}${down} down${RESET}` : "0 down"}`;
+}
+
+function nodesInWords({ nodes }: WatchedMesh): string {
   const shown = nodes.map(({ name, draining, rssBytes, eventLoopDelayMs, eventLoopUtilization, problems }) => {
     const words = `${name} ${(rssBytes / 1_048_576).toFixed(0)} MB ${(100 * eventLoopUtilization).toFixed(0)} % busy`;
     const slow = eventLoopDelayMs >= 100 ? ` ${YELLOW}loop ${eventLoopDelayMs.toFixed(0)} ms${RESET}` : "";
