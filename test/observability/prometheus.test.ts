@@ -167,6 +167,9 @@ describeWith(["prometheus"], "a Prometheus that scrapes a mesh of two nodes", ()
             return response.text();
           }),
         );
+        for (const secret of [ADMIN, CLIENT, TOKEN, "key-a", "key-b", "question"]) {
+          for (const text of texts) expect(text).not.toContain(secret);
+        }
         const told = new Set(texts.flatMap((text) => [...text.matchAll(/^([a-z_0-9]+)/gm)].map(([name]) => name)));
         return catalogue
           .map(({ name, kind }) => (kind === "histogram" ? `${name}_count` : name))
