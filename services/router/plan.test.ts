@@ -5,7 +5,7 @@ import { ToolChoice_Mode as ToolMode } from "../../libs/gen/cortex/llm/v1/llm.ts
 import { BreakerState, Health, KeyState } from "../../libs/gen/cortex/provider/v1/provider.ts";
 import { type RouterServiceDefinition, Strategy } from "../../libs/gen/cortex/router/v1/router.ts";
 import { type OwnedCall, RpcError, type Service, startCall } from "../../libs/rpc/index.ts";
-import { NO_TRACE } from "../../libs/telemetry/index.ts";
+import { EVENT, NO_TRACE } from "../../libs/telemetry/index.ts";
 import { type Behaviour, FakeMesh, failing, failureOf, overloaded, request, saying } from "./test-mesh.ts";
 
 type RouterService = Service<typeof RouterServiceDefinition>;
@@ -441,6 +441,18 @@ describe("a model whose workers were lost a moment ago", () => {
     expect(error.retryAfterMs).toBeGreaterThan(0);
     expect((await failureOf(complete(hurried, { ...request, model: "x" }, callOf()))).reason).toBe("MODEL_NOT_FOUND");
   });
+
+  it.each(["m", "auto"])("is waited for no longer than it is likely to come back: %s", async (model) => {
+    const mesh = new FakeMesh({ a: saying("hi") });
+    const router = mesh.router();
+    const asked = { ...request, model };
+    await complete(router, asked, callOf());
+    mesh.workers = {};
+    mesh.change();
+    expect((await failureOf(complete(router, asked, callOf()))).retryAfterMs).toBeGreaterThan(0);
+    mesh.nowMs += 61_000;
+    expect((await failureOf(complete(router, asked, callOf()))).retryAfterMs).toBeUndefined();
+  });
 });
 
 describe("a model whose worker was taken away on purpose", () => {
@@ -482,6 +494,22 @@ describe("the strategy", () => {
     expect(mesh.asked[1]).toBe("free@here");
     busy.release();
     await running;
+  });
+
+  it("does not look at what a node says that has left", async () => {
+    const mesh = new FakeMesh({ a: { ...saying("hi"), nodes: ["n1", "left"] }, b: saying("hi") });
+    for (const id of ["here", "n1", "n2"]) mesh.alive.add(id);
+    mesh.gone.add("left");
+    const router = mesh.router({ strategy: "least_loaded" });
+    const say = (node: string, activeRequests: number) =>
+      mesh.heard.get(EVENT.workerLoad)!({ node, loads: [{ worker: "a", activeRequests }] });
+    say("left", 5);
+    mesh.randoms = [0];
+    await complete(router);
+    expect(mesh.asked.pop()).toMatch(/^a@/);
+    say("n1", 5);
+    await complete(router);
+    expect(mesh.asked.pop()).toBe("b@here");
   });
 
   it("keeps the order of a route's targets, and works within each", async () => {

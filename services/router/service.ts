@@ -99,7 +99,8 @@ export function createRouter(dependencies: RouterDependencies): Router {
     }),
     events.subscribe(EVENT.workerLoad, WorkerLoads, (reported) => {
       // Alone, this router's own numbers are exact, and nobody would ever correct what has been reported.
-      if (directory.nodes().length > 1) loads.report(reported);
+      // What comes late of a node that has left would count for ever; of one that is new it is said again soon.
+      if (directory.nodes().length > 1 && directory.known(reported.node)) loads.report(reported);
     }),
   ];
   // What other routers measure counts here too; without any, nobody has to hear one's own events.
@@ -415,9 +416,9 @@ class Indexes {
   recentlyKnown(name: string): boolean {
     if (this.#departed.size === 0) return false;
     const { [name]: route } = this.#routes;
-    if (name === AUTO) return true;
-    const targets = route !== undefined && Object.hasOwn(this.#routes, name) ? route.targets : [name];
     const oldestMs = this.#dependencies.now() - DEPARTED_MS;
+    if (name === AUTO) return [...this.#departed.values()].some((atMs) => atMs >= oldestMs);
+    const targets = route !== undefined && Object.hasOwn(this.#routes, name) ? route.targets : [name];
     return targets.some((target) => {
       const worker = target.slice(0, target.indexOf("/") + 1);
       const atMs = this.#departed.get(target) ?? (worker === "" ? undefined : this.#departed.get(worker));

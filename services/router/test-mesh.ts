@@ -92,9 +92,13 @@ export class FakeMesh {
   /** What was counted. */
   readonly metrics = createMetrics();
   readonly logged: string[] = [];
+  /** What the router does with an event, by subject. */
+  readonly heard = new Map<string, (event: unknown) => void>();
   readonly draining = new Set<string>();
   /** Nodes that are alive, as far as it matters. */
   readonly alive = new Set<string>();
+  /** Nodes that are known no longer. */
+  readonly gone = new Set<string>();
   readonly listeners = new Set<() => void>();
   readonly callsInFlight: Record<string, number> = {};
   readonly log: Logger = createLogger({
@@ -135,7 +139,7 @@ export class FakeMesh {
       },
       node: (id: string) => ({ ...NodeRecord.decode(new Uint8Array()), id, draining: mesh.draining.has(id) }),
       nodes: () => [...mesh.alive].map((id) => ({ ...NodeRecord.decode(new Uint8Array()), id })),
-      known: () => true,
+      known: (id: string) => !mesh.gone.has(id),
       nodesServing: () => [],
       onChange: (listener: () => void) => {
         mesh.listeners.add(listener);
@@ -159,7 +163,10 @@ export class FakeMesh {
       callsInFlight: (node: string) => mesh.callsInFlight[node] ?? 0,
     };
     const events: Pick<Events, "gather" | "publish" | "subscribe"> = {
-      subscribe: () => () => {},
+      subscribe: (subject, _type, handler) => {
+        mesh.heard.set(subject, handler as (event: unknown) => void);
+        return () => void mesh.heard.delete(subject);
+      },
       publish: (subject) => expect.fail(`nobody is to publish ${subject}`),
       gather: (subject, _type, message) => {
         if (subject === EVENT.requestFinished) mesh.ended.push(...(message as RequestsFinished).requests);
