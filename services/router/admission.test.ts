@@ -1,4 +1,5 @@
 /** The queue for full workers: whatever comes and goes, limits hold, nobody is forgotten, and tenants take turns. */
+import { getEventListeners } from "node:events";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { WorkerInfo } from "../../libs/gen/cortex/provider/v1/provider.ts";
@@ -113,7 +114,10 @@ describe("the queue", () => {
             await turn();
           }
           expect(admission.waiting).toBe(0);
-          for (const { call } of asked) call.finish();
+          for (const { call } of asked) {
+            expect(getEventListeners(call.signal, "abort")).toEqual([]);
+            call.finish();
+          }
         },
       ),
       { numRuns: 150 },

@@ -110,8 +110,10 @@ export class FakeMesh {
   workers: Record<string, Behaviour>;
   generation = 1;
   cacheEnabled = false;
-  /** What another router says of the answer that it is getting, as the owner of every key tells. */
-  followed: (() => AsyncIterable<JoinResponse>) | undefined;
+  /** The owner of every key of the cache; nobody is when it is not there. */
+  owner: Partial<Service<typeof CacheStoreServiceDefinition>> | undefined;
+  /** What another router says of an answer that it is getting. */
+  joined: () => AsyncIterable<JoinResponse> = () => expect.fail("nobody is to be joined");
   stop: () => void = () => {};
   /** Takes everything out of the cache. */
   invalidate: () => void = () => {};
@@ -146,20 +148,16 @@ export class FakeMesh {
         return () => mesh.listeners.delete(listener);
       },
     } satisfies Partial<Directory>;
-    const following = {
-      acquire: async () => ({ outcome: { $case: "follow", value: "other" }, level: "" }),
-      put: async () => ({}),
-    };
     const clients = {
       at: (definition: ServiceDefinition, node: string) => {
-        if (definition === CacheStoreServiceDefinition) return following;
-        if (definition === RouterServiceDefinition) return { join: mesh.followed };
+        if (definition === CacheStoreServiceDefinition) return mesh.owner;
+        if (definition === RouterServiceDefinition) return { join: mesh.joined };
         return bind(ProviderServiceDefinition, mesh.#providerOf(node), "in_process", {
           tracer: silentTracer,
           log: mesh.log,
         });
       },
-      ownerOf: () => (mesh.followed === undefined ? undefined : "owner"),
+      ownerOf: () => (mesh.owner === undefined ? undefined : "owner"),
       callsInFlight: (node: string) => mesh.callsInFlight[node] ?? 0,
     };
     const events: Pick<Events, "gather" | "publish" | "subscribe"> = {

@@ -17,6 +17,7 @@ import {
   failing,
   failureOf,
   finish,
+  HERE,
   overloaded,
   request,
   saying,
@@ -277,6 +278,63 @@ describe("the same question, asked by many at once", () => {
   });
 });
 
+describe("a router that leads", () => {
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  function leading(worker: Behaviour) {
+    const mesh = new FakeMesh({ worker });
+    const owner = {
+      acquire: vi.fn(async () => ({ outcome: { $case: "lead" as const, value: true }, level: "" })),
+      put: vi.fn(async () => ({})),
+      release: vi.fn(async () => ({})),
+    };
+    mesh.owner = owner;
+    return { mesh, owner };
+  }
+
+  it("brings the owner the answer, which ends its lead", async () => {
+    const { mesh, owner } = leading(saying("hi"));
+    await stream(routerOf(mesh));
+    expect(owner.put.mock.calls).toEqual([[expect.objectContaining({ node: HERE }), expect.anything()]]);
+    expect(owner.release).not.toHaveBeenCalled();
+  });
+
+  it("ends its lead when no answer comes that may be kept", async () => {
+    const { mesh, owner } = leading({
+      async *stream() {
+        yield chunk(text("never finished"));
+      },
+      complete: failing(overloaded).complete!,
+    });
+    const router = routerOf(mesh);
+    await stream(router);
+    await failureOf(whole(router));
+    mesh.workers = {};
+    mesh.change();
+    await failureOf(stream(router));
+    expect(owner.release).toHaveBeenCalledTimes(2);
+    expect(owner.put).not.toHaveBeenCalled();
+  });
+
+  it("says again and again that it is at it, as long as it is", async () => {
+    vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
+    const held = new Held();
+    const { mesh, owner } = leading(held);
+    const answer = stream(routerOf(mesh));
+    await vi.waitFor(() => expect(mesh.asked).toHaveLength(1));
+    for (let times = 1; times <= 3; times++) {
+      vi.advanceTimersByTime(20_000);
+      expect(owner.acquire).toHaveBeenCalledTimes(1 + times);
+    }
+    held.release();
+    await answer;
+    vi.advanceTimersByTime(60_000);
+    expect(owner.acquire).toHaveBeenCalledTimes(4);
+  });
+});
+
 describe("vectors that several ask for at once", () => {
   const embedding = EmbeddingRequest.fromPartial({ model: "m", inputs: ["text"] });
 
@@ -324,7 +382,11 @@ describe("an answer that another router is getting, which is lost", () => {
 
   function losing(...before: string[]): FakeMesh {
     const mesh = new FakeMesh({ good: saying("one", " two", " three") });
-    mesh.followed = async function* () {
+    mesh.owner = {
+      acquire: async () => ({ outcome: { $case: "follow", value: "other" }, level: "" }),
+      put: async () => ({}),
+    };
+    mesh.joined = async function* () {
       for (const word of before) yield { parts: [text(word)], attempts: 1, cache: undefined };
       throw lost;
     };
@@ -342,7 +404,7 @@ describe("an answer that another router is getting, which is lost", () => {
 
   it("is got here when nobody can be joined any more", async () => {
     const mesh = losing();
-    mesh.followed = () => {
+    mesh.joined = () => {
       throw lost;
     };
     const router = routerOf(mesh);

@@ -1,7 +1,7 @@
 /** What a router makes of its own memory and of the owners of keys. */
-import { describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { type CacheStoreServiceDefinition, Entry } from "../../../libs/gen/cortex/cache/v1/cache.ts";
-import { type Call, type Service, startCall } from "../../../libs/rpc/index.ts";
+import { type Call, RpcError, type Service, startCall } from "../../../libs/rpc/index.ts";
 import { createLogger, NO_TRACE } from "../../../libs/telemetry/index.ts";
 import { CacheLevels, type LevelsDependencies } from "./levels.ts";
 
@@ -11,6 +11,10 @@ const EVERYTHING = { key: "", tenantPart: "", modelPart: "" };
 const LOOK = { whole: false, lookOnly: false, maxAgeMs: Number.POSITIVE_INFINITY };
 const TIMEOUT_MS = 200;
 const call = startCall({ tenant: "t", requestId: "r", trace: NO_TRACE });
+
+afterEach(() => {
+  vi.useRealTimers();
+});
 
 /** The levels of a router whose keys all belong to this owner. */
 function levelsAt(owner: Partial<Store>): CacheLevels {
@@ -58,6 +62,34 @@ describe("an owner", () => {
       expect(ms).toBeGreaterThan(TIMEOUT_MS);
       expect(ms).toBeLessThanOrEqual(2 * TIMEOUT_MS);
     }
+  });
+
+  it("is left alone for a second after it has failed, once for all who asked at the same time", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    const acquire = vi.fn(async () => {
+      throw new RpcError("NODE_UNREACHABLE", "it is lost");
+    });
+    const levels = levelsAt({ acquire });
+    const ask = () => levels.acquire("k", LOOK, call);
+    await Promise.all(Array.from({ length: 5 }, ask));
+    for (const [afterMs, asked] of [
+      [900, 5],
+      [200, 6],
+      [1_900, 6],
+      [200, 7],
+    ] as const) {
+      vi.setSystemTime(Date.now() + afterMs);
+      await ask();
+      expect(acquire).toHaveBeenCalledTimes(asked);
+    }
+  });
+
+  it("is sent no more at a time than a bounded number of answers", () => {
+    const put = vi.fn(() => new Promise<never>(() => {}));
+    const levels = levelsAt({ put });
+    const one = Entry.decode(entry());
+    for (let count = 0; count < 1_100; count++) levels.store(`k${count}`, one, false);
+    expect(put).toHaveBeenCalledTimes(1_000);
   });
 
   it("is not taken at its word when answers were taken out while it was asked", async () => {
