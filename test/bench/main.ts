@@ -11,6 +11,7 @@ import { benchCache, CACHE_HEADING } from "./cache.ts";
 import { benchCacheMemory, CACHE_MEMORY_HEADING } from "./cache-memory.ts";
 import { benchChoosing } from "./choosing.ts";
 import { FULL, Generator, type Measurement, Meter, type Plan, QUICK } from "./measure.ts";
+import { benchMetrics, METRICS_HEADING } from "./metrics.ts";
 import { Processes } from "./processes.ts";
 import { benchReading } from "./reading.ts";
 import { document, machine, type Report, remarks, tables } from "./report.ts";
@@ -21,12 +22,15 @@ import { cpuIsReadable, processTree, watchOthers } from "./usage.ts";
 
 /** The whole run ends by then, however it stands; an npm install on first use included. */
 const RUN_WITHIN_MS = 360_000;
+/** The metrics service's run takes ten minutes. */
+const METRICS_WITHIN_MS = 900_000;
+const METRICS_SECONDS = 600;
 /** As many answers as that takes on a slow machine. */
 const CACHE_MEMORY_WITHIN_MS = 1_800_000;
 const CACHE_MEMORY_ANSWERS = 1_000_000;
 
 const USAGE = `usage: npm run bench -- [--quick] [--targets ${KEYS.join(",")}] [--json FILE] | --reading | --choosing |
-                         --cache | --cache-memory [--answers N]
+                         --cache | --cache-memory [--answers N] | --metrics [--seconds N]
 
   --quick      fewer and shorter rounds (about 40 s instead of 4 min); docs/benchmarks.md is left as it is
   --targets    measure these only, beside the bare pipe; docs/benchmarks.md is left as it is
@@ -36,7 +40,9 @@ const USAGE = `usage: npm run bench -- [--quick] [--targets ${KEYS.join(",")}] [
   --cache      only what a hit costs, and a thousand clients at once; writes that section of docs/benchmarks.md, fails when a hit
                costs more than the bare pipe's call (3 min)
   --cache-memory  only the memory of a cache through which a million answers go; writes that section of docs/benchmarks.md (10 min);
-               with --answers fewer of them, and nothing is written`;
+               with --answers fewer of them, and nothing is written
+  --metrics    only the metrics service: a thousand requests a second for ten minutes; writes that section of docs/benchmarks.md,
+               fails when its memory grows, or it is not told what was sent; with --seconds for as long, and nothing is written`;
 
 type Options = {
   reading: boolean;
@@ -44,6 +50,8 @@ type Options = {
   cache: boolean;
   cacheMemory: boolean;
   answers: number | undefined;
+  metrics: boolean;
+  seconds: number | undefined;
   quick: boolean;
   targets: Key[];
   json: string | undefined;
@@ -60,6 +68,8 @@ function readOptions(): Options {
       cache: { type: "boolean", default: false },
       "cache-memory": { type: "boolean", default: false },
       answers: { type: "string" },
+      metrics: { type: "boolean", default: false },
+      seconds: { type: "string" },
       help: { type: "boolean", default: false },
     },
   });
@@ -76,6 +86,8 @@ function readOptions(): Options {
     cache: values.cache,
     cacheMemory: values["cache-memory"],
     answers: values.answers === undefined ? undefined : Number(values.answers),
+    metrics: values.metrics,
+    seconds: values.seconds === undefined ? undefined : Number(values.seconds),
     quick: values.quick,
     targets: KEYS.filter((key) => key === "pipe" || chosen.includes(key)),
     json: values.json,
@@ -176,7 +188,7 @@ function publish({ measurements, missing, failed, others }: Outcome, plan: Plan,
     (key) => (key === "one" || key === "three") && !measurements.some((one) => one.key === key),
   );
   if (!options.quick && options.targets.length === KEYS.length && !cortexMissing) {
-    const kept = sectionsOf(readFileSync(DOCUMENT, "utf8"), [CACHE_HEADING, CACHE_MEMORY_HEADING]);
+    const kept = sectionsOf(readFileSync(DOCUMENT, "utf8"), [CACHE_HEADING, CACHE_MEMORY_HEADING, METRICS_HEADING]);
     writeFileSync(DOCUMENT, [benchChoosing(report.date).section, ...kept].reduce(withSection, document(report)));
     console.log("\nwritten: docs/benchmarks.md");
   }
@@ -191,6 +203,15 @@ async function benchCaches(options: Options, around: { processes: Processes; fol
     : await benchCache(around, today(), say);
   console.log(section);
   if (options.answers === undefined) writeFileSync(DOCUMENT, withSection(readFileSync(DOCUMENT, "utf8"), section));
+  return withinBudget ? 0 : 1;
+}
+
+/** What is measured of the metrics service alone; returns the exit code. */
+async function benchSummaries(options: Options, around: { processes: Processes; folder: string }): Promise<number> {
+  const { seconds = METRICS_SECONDS } = options;
+  const { section, withinBudget } = await benchMetrics(around, { seconds, date: today(), say });
+  console.log(section);
+  if (options.seconds === undefined) writeFileSync(DOCUMENT, withSection(readFileSync(DOCUMENT, "utf8"), section));
   return withinBudget ? 0 : 1;
 }
 
@@ -223,13 +244,17 @@ async function main(): Promise<void> {
   };
   process.on("SIGINT", () => void leave(130));
   process.on("SIGTERM", () => void leave(143));
-  const withinMs = options.cacheMemory ? CACHE_MEMORY_WITHIN_MS : RUN_WITHIN_MS;
+  const withinMs = options.cacheMemory ? CACHE_MEMORY_WITHIN_MS : options.metrics ? METRICS_WITHIN_MS : RUN_WITHIN_MS;
   setTimeout(() => {
     say(`given up after ${withinMs / 1_000} s`);
     void leave(1);
   }, withinMs).unref();
 
   try {
+    if (options.metrics) {
+      await (leaving ?? leave(await benchSummaries(options, { processes, folder })));
+      return;
+    }
     if (options.cache || options.cacheMemory) {
       await (leaving ?? leave(await benchCaches(options, { processes, folder })));
       return;
