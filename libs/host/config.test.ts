@@ -141,7 +141,7 @@ workers:
   - { name: ok, provider: opneai, keys: [\${NOT_SET}], baseUrl: localhost:8080, pool: { conections: 5 } }
   - { name: ok, provider: sim, models: [] }
   - { provider: sim }
-routing: { strategy: fastest, models: { fast: cheap } }
+routing: { strategy: fastest, models: { fast: cheap, chat: { targets: [a], stratgy: cost } } }
 clients: [{ key: same }, { key: same, tenant: b }]
 colour: blue
 `,
@@ -154,24 +154,29 @@ colour: blue
         "workers[0].name",
         "workers[0].priority",
         "workers[1].provider",
-        "${NOT_SET} is not set in the environment",
+        "workers[1].keys[0]",
         "workers[1].baseUrl",
-        "workers[1].pool",
+        "workers[1].pool.conections",
         "workers[2].name",
         "workers[2].models",
         "workers[3].name",
         "routing.strategy",
         "routing.models.fast",
+        "routing.models.chat.stratgy",
         "clients[1].key",
-        "the file",
+        "colour",
         'the environment\'s PORT is "eighty"; it has to be a port from 0 (any free one) to 65535',
         'the environment\'s CORTEX_GRPC_PORT is "65536"; it has to be a port from 0 (any free one) to 65535',
         'the environment\'s CORTEX_LOG_LEVEL is "loud"; it has to be one of trace, debug, info, warn, error, silent',
       ].sort(),
     );
     const all = problems.join("\n");
-    expect(all).toContain('workers[1].pool: Unrecognized key: "conections"');
-    expect(all).toContain('the file: Unrecognized key: "colour"');
+    expect(all).toContain("workers[1].keys[0]: ${NOT_SET} is not set in the environment");
+    expect(all).toContain("workers[1].baseUrl: has to be an address that begins with http:// or https://");
+    expect(all).toContain("workers[1].pool.conections: there is no such field; there are connections, keepAliveMs");
+    expect(all).toContain("colour: there is no such field; there are workers, routing, cache,");
+    expect(all).toContain("routing.models.fast: expected a list of models, or targets with options");
+    expect(all).toContain("routing.models.chat.stratgy: there is no such field; there are targets, strategy,");
     expect(all).toContain("workers[3].name: expected string, but it is missing");
     expect(all).toContain("workers[2].name: workers[1] has it already");
     expect(all).toContain("clients[1].key: clients[0] has it already");
@@ -182,8 +187,8 @@ colour: blue
   it("are told once: a variable that is missing is no empty key, and no wrong address", () => {
     const yaml = "workers: [{ name: a, provider: openai, baseUrl: ${HERE}/v1, keys: [${KEY}, ${KEY}] }]";
     expect(problemsOf(() => load(yaml)).sort()).toEqual([
-      "${HERE} is not set in the environment",
-      "${KEY} is not set in the environment",
+      "workers[0].baseUrl: ${HERE} is not set in the environment",
+      "workers[0].keys[0]: ${KEY} is not set in the environment",
     ]);
     expect(problemsOf(() => load("clients: [{ key: ${A} }, { key: ${B} }]"))).toHaveLength(2);
     // One that is set to nothing is.
@@ -206,7 +211,7 @@ colour: blue
     ["what is no YAML", "workers: [", /line 1/],
     ["a key that comes twice", "log: {}\nlog: {}", /unique.* line 2/],
     ["a variable in the wrong place", "workers: [${KEY}", /line 1/],
-    ["a variable as the name of a field", "${KEY}: 1", /Unrecognized key: "\$\{KEY\}"/],
+    ["a variable as the name of a field", "${KEY}: 1", /^\$\{KEY\}: there is no such field/],
     ["a list where there should be fields", "- a", /the file: expected object, received array/],
     ["aliases without end", `a: &a [x, x]\n${"bcdefghijk".replaceAll(/./g, (c) => chain(c))}`, /alias/],
   ])("include %s", (_name, yaml, expected) => {

@@ -8,6 +8,7 @@ import { resolve } from "node:path";
 import { parseDocument } from "yaml";
 import { z } from "zod";
 import type { WorkerSettings } from "../adapter/index.ts";
+import { fieldName, mistakesOf } from "./configuration-mistakes.ts";
 import { readTracing, type TracingSettings, tracingSchema } from "./tracing-settings.ts";
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "silent"] as const;
@@ -23,7 +24,7 @@ const workerSchema = z.strictObject({
     "The adapter that speaks to it: ollama, openai (and every OpenAI-compatible server), groq, gemini, anthropic, sim.",
   ),
   baseUrl: z
-    .url({ protocol: /^https?$/ })
+    .url({ protocol: /^https?$/, error: "has to be an address that begins with http:// or https://" })
     .optional()
     .describe("The provider's own when absent."),
   keys: z
@@ -113,7 +114,13 @@ const fileSchema = z.strictObject({
     .strictObject({
       strategy: strategy.default("local_first").describe("The order in which workers are tried; docs/routing.md."),
       models: z
-        .record(nonEmpty, z.union([routeTargets.transform((targets) => ({ targets })), routeSchema]))
+        .record(
+          nonEmpty,
+          z.union(
+            [routeTargets.transform((targets) => ({ targets })), routeSchema],
+            "expected a list of models, or targets with options",
+          ),
+        )
         .default({})
         .describe(
           "Routes: a name that clients ask for, or a pattern such as gpt-*, and the models that it stands for, " +
@@ -472,14 +479,16 @@ function parseFile(
     problems.push((error as Error).message);
     return undefined;
   }
-  const missing = new Set<string>();
+  const missing = new Map<string, string>();
   const value = substitute(written, environment, missing);
-  for (const name of missing) problems.push(`\${${name}} is not set in the environment`);
+  for (const [name, field] of missing) problems.push(`${field}: \${${name}} is not set in the environment`);
   const result = fileSchema.safeParse(value);
-  for (const { path, message } of result.error?.issues ?? []) {
-    // Where a variable is missing, that has been told.
-    const told = missing.size > 0 && String(at(written, path)).includes(OPEN);
-    if (!told) problems.push(`${fieldName(path)}: ${inWords(message)}`);
+  if (result.error !== undefined) {
+    for (const { path, message } of mistakesOf(result.error.issues, configurationJsonSchema())) {
+      // Where a variable is missing, that has been told.
+      const told = missing.size > 0 && String(at(written, path)).includes(OPEN);
+      if (!told) problems.push(message);
+    }
   }
   problems.push(...wrongWorkers(value, providers), ...repeated(value, "clients", "key"));
   return result.data;
@@ -489,10 +498,6 @@ function parseFile(
 function withoutQuotation(message: string): string {
   const [line = ""] = message.split("\n");
   return line.replace(/: ".*"(?= at line)/, "").replace(/:$/, "");
-}
-
-function inWords(message: string): string {
-  return message.replace(/^Invalid input: /, "").replace(/, received undefined$/, ", but it is missing");
 }
 
 function at(value: unknown, path: readonly PropertyKey[]): unknown {
@@ -526,24 +531,28 @@ function list(file: unknown, name: string): readonly unknown[] {
   return Array.isArray(value) ? value : [];
 }
 
-function substitute(value: unknown, environment: Environment, missing: Set<string>): unknown {
+/** The value with the environment's in place of its variables; those that are not set, and the first field of each, in `missing`. */
+function substitute(
+  value: unknown,
+  environment: Environment,
+  missing: Map<string, string>,
+  path: readonly PropertyKey[] = [],
+): unknown {
   if (typeof value === "string") {
     return value.replaceAll(/\uE000(\w+)\uE001/g, (_match, name: string) => {
       const found = environment[name];
-      if (found === undefined) missing.add(name);
+      if (found === undefined && !missing.has(name)) missing.set(name, fieldName(path));
       // Something stands for what is missing, so that it is not told a second time as empty.
       return found ?? name;
     });
   }
-  if (Array.isArray(value)) return value.map((item) => substitute(item, environment, missing));
+  if (Array.isArray(value)) {
+    return value.map((item, index) => substitute(item, environment, missing, [...path, index]));
+  }
   if (typeof value !== "object" || value === null) return value;
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, substitute(item, environment, missing)]));
-}
-
-/** `workers[0].pool.connections` */
-function fieldName(path: readonly PropertyKey[]): string {
-  const name = path.map((step) => (typeof step === "number" ? `[${step}]` : `.${String(step)}`)).join("");
-  return name === "" ? "the file" : name.replace(/^\./, "");
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [key, substitute(item, environment, missing, [...path, key])]),
+  );
 }
 
 function levelOf(environment: Environment, problems: string[]): (typeof LOG_LEVELS)[number] | undefined {
