@@ -96,6 +96,13 @@ export interface Behaviour {
 /** A behaviour, in full or in its short form. */
 export type BehaviourLike = Behaviour | string;
 
+/** The words of short forms, for people. */
+export const BEHAVIOURS: readonly string[] = [
+  ...FAULTS.map((fault) => `${fault}[:POINT]`),
+  ...["status:CODE", "retryAfter:SECONDS", "html", "text:TEXT", "tokens:COUNT", "headersMs:MS", "firstTokenMs:MS"],
+  ...["tokenMs:MS", "drip:MS", "bytes", "crlf", "contentType:TYPE", "continues:HOW", "pace:PROVIDER"],
+];
+
 /** The behaviour that a short form stands for. Throws for a word that it does not know. */
 export function parseBehaviour(like: BehaviourLike): Behaviour {
   if (typeof like !== "string") return like;

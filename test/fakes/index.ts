@@ -1,7 +1,7 @@
 /** Simulated providers to test against, over real HTTP and true to the byte. */
 export { type AnthropicSimulatorOptions, startAnthropicSimulator } from "./anthropic.ts";
 export type { Behaviour, BehaviourLike, Fault, Point } from "./behaviour.ts";
-export { parseBehaviour } from "./behaviour.ts";
+export { BEHAVIOURS, parseBehaviour } from "./behaviour.ts";
 export { type CohereSimulatorOptions, startCohereSimulator } from "./cohere.ts";
 export { type GeminiSimulatorOptions, startGeminiSimulator } from "./gemini.ts";
 export { GROQ_ERRORS, type GroqSimulatorOptions, startGroqSimulator } from "./groq.ts";

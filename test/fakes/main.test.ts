@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { loadConfiguration } from "../../libs/host/index.ts";
-import { PACES, type PaceName, startGroqSimulator } from "./index.ts";
+import { BEHAVIOURS, PACES, type PaceName, parseBehaviour, startGroqSimulator } from "./index.ts";
 import { Paced } from "./pace.ts";
 
 const MAIN = new URL("main.ts", import.meta.url).pathname;
@@ -40,6 +40,31 @@ describe("npm run providers", () => {
       expect(existsSync(file)).toBe(false);
     } finally {
       child.kill("SIGKILL");
+    }
+  });
+
+  it("leaves nothing behind when Ctrl-C comes twice, from the terminal and from npm", async () => {
+    const { child, closed, output } = await run("--fast", "--port", "0", "groq", "ollama");
+    const file = /--config (\S+)/.exec(output())![1]!;
+    const again = setInterval(() => child.kill("SIGINT"), 0);
+    try {
+      expect(await closed).toBe(0);
+      expect(existsSync(file)).toBe(false);
+    } finally {
+      clearInterval(again);
+      child.kill("SIGKILL");
+    }
+  });
+
+  it("lists the providers and every way to fail", async () => {
+    const { closed, output } = await run("--help");
+    expect(await closed).toBe(0);
+    expect(output()).toContain("openai, ollama, groq");
+    for (const behaviour of BEHAVIOURS) {
+      expect(output()).toContain(behaviour);
+      const [word, unit] = behaviour.replace(/\[|\]/g, "").split(":");
+      const example = { HOW: "whole", PROVIDER: "groq", POINT: "headers", TEXT: "x", TYPE: "x" }[unit ?? ""] ?? "5";
+      expect(parseBehaviour(unit === undefined ? word! : `${word}:${example}`)).not.toEqual({});
     }
   });
 

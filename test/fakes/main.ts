@@ -12,6 +12,7 @@ import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { parseArgs } from "node:util";
 import {
+  BEHAVIOURS,
   type FlavorName,
   type PaceName,
   parseBehaviour,
@@ -59,8 +60,10 @@ const ENTRIES: Readonly<Record<string, Entry>> = {
   "llama.cpp": compatible("llama.cpp", "ollama-cpu"),
 };
 
-const USAGE = `usage: npm run providers -- [--port FIRST] [--fast] [PROVIDER[=BEHAVIOUR] …]
-providers: ${Object.keys(ENTRIES).join(", ")}
+const USAGE = `usage: npm run providers -- [--port FIRST] [--fast] [PROVIDER[=BEHAVIOUR[,…]] …]
+providers: ${Object.keys(ENTRIES).join(", ")} (all when none is named)
+behaviours: ${BEHAVIOURS.join(", ")}
+  POINT is request, headers, or after how many tokens
 `;
 
 function readArguments(): {
@@ -68,8 +71,16 @@ function readArguments(): {
   readonly fast: boolean;
   readonly wanted: ReadonlyMap<string, string | undefined>;
 } {
-  const options = { port: { type: "string", default: "9101" }, fast: { type: "boolean", default: false } } as const;
+  const options = {
+    port: { type: "string", default: "9101" },
+    fast: { type: "boolean", default: false },
+    help: { type: "boolean", short: "h", default: false },
+  } as const;
   const { values, positionals } = parseArgs({ options, allowPositionals: true });
+  if (values.help) {
+    process.stdout.write(USAGE);
+    process.exit();
+  }
   const port = Number(values.port);
   if (!Number.isInteger(port) || port < 0 || port > 65_000) throw new Error(`${values.port} is no port`);
   const wanted = new Map<string, string | undefined>();
@@ -104,6 +115,16 @@ async function startAll({ port, fast, wanted }: ReturnType<typeof readArguments>
     process.stdout.write(`${name.padEnd(11)} ${simulator.url.padEnd(34)} ${pace ?? "no pace"}\n`);
   }
   const folder = mkdtempSync(join(tmpdir(), "cortex-providers-"));
+  let ending = false;
+  const end = (): void => {
+    // A Ctrl-C comes twice: from the terminal, and from npm.
+    if (ending) return;
+    ending = true;
+    rmSync(folder, { recursive: true, force: true });
+    void Promise.all(simulators.map((simulator) => simulator.stop())).then(() => process.exit());
+  };
+  process.on("SIGINT", end);
+  process.on("SIGTERM", end);
   const file = join(folder, "cortex.yaml");
   // Whoever plays with providers asks the same again and again, and wants to see what they do.
   const yaml = `workers:\n${lines.join("\n")}\ncache: { enabled: false }\n`;
@@ -111,12 +132,6 @@ async function startAll({ port, fast, wanted }: ReturnType<typeof readArguments>
   const shown = relative(process.cwd(), file).startsWith("..") ? file : relative(process.cwd(), file);
   process.stdout.write(`\n${yaml}\nThat is in ${shown}. In another terminal:\n\n`);
   process.stdout.write(`  npm start -- --config ${shown}\n\nCtrl-C ends the providers.\n`);
-  const end = (): void => {
-    rmSync(folder, { recursive: true, force: true });
-    void Promise.all(simulators.map((simulator) => simulator.stop())).then(() => process.exit());
-  };
-  process.once("SIGINT", end);
-  process.once("SIGTERM", end);
 }
 
 try {
