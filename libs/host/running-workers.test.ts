@@ -13,11 +13,12 @@ import {
   startSse,
   startTestCall,
 } from "../adapter/test-provider.ts";
+import { WorkerChanged_Change as Change, WorkerChanged } from "../gen/cortex/events/v1/events.ts";
 import type { RunningWorker } from "../gen/cortex/mesh/v1/mesh.ts";
 import { WorkerSpecification } from "../gen/cortex/registry/v1/registry.ts";
 import { joinMesh, type Mesh } from "../mesh/index.ts";
-import { createLogger } from "../telemetry/index.ts";
-import { dialectService } from "./adapter.ts";
+import { createLogger, EVENT } from "../telemetry/index.ts";
+import { adapterService, dialectService } from "./adapter.ts";
 import { type Configuration, loadConfiguration } from "./config.ts";
 import type { Host, ServiceEntry } from "./host.ts";
 import { type NatsServer, resolveNatsServer, startNatsServer } from "./nats-server.ts";
@@ -62,11 +63,11 @@ const witness: ServiceEntry = {
 
 const testAdapter = dialectService("test", () => createTestDialect("sse"));
 
-async function start(workers: Configuration["workers"] = []): Promise<RunningNode> {
+async function start(workers: Configuration["workers"] = [], adapter = testAdapter): Promise<RunningNode> {
   const environment = { HOSTNAME: "runs", CORTEX_LOG_LEVEL: "silent", CORTEX_GRPC_PORT: "1" };
   const loaded = loadConfiguration({ text: "workers: []", providers: [], environment });
   const configuration = { ...loaded, grpcPort: 0, workers };
-  const services = [testAdapter, witness];
+  const services = [adapter, witness];
   const node = await startNode({ configuration, services, natsUrl: nats.url, version: "1", readableLogs: false });
   ends.push(() => node.stop(0));
   return node;
@@ -190,7 +191,11 @@ describe("a worker that is added", () => {
   it("is there all the time when it is removed and added again in one breath", async () => {
     await using provider = await serveHttp((_request, response) => void response.end("{}"));
     await start();
-    await observe();
+    const mesh = await observe();
+    const told: Change[] = [];
+    mesh.events.subscribe(EVENT.workerChanged, WorkerChanged, ({ change, info }) => {
+      if (info?.name === "back" && (change === Change.STARTED || change === Change.STOPPED)) told.push(change);
+    });
     const specification = specify("back", { baseUrl: provider.url });
     const { directory } = host.mesh;
     await directory.addDesiredWorker(specification);
@@ -200,6 +205,29 @@ describe("a worker that is added", () => {
     await directory.addDesiredWorker(specification);
     await vi.waitFor(() => expect(seenBy(host.mesh, "back")).toBeDefined(), soon);
     expect(host.workers.workers()).toEqual([worker]);
+    // Whoever was told that it leaves is told that it stays.
+    await vi.waitFor(() => expect(told.at(-1)).toBe(Change.STARTED), soon);
+  });
+
+  it("and changed before it has answered leaves nothing of itself behind", async () => {
+    await using silent = await serveHttp(() => {});
+    await using provider = await serveHttp((_request, response) => void response.end("{}"));
+    const closed: string[] = [];
+    const { createWorker } = testAdapter.adapter!;
+    const watched = adapterService("test", (settings, dependencies) => {
+      const worker = createWorker(settings, dependencies);
+      const close = worker.close.bind(worker);
+      worker.close = () => {
+        closed.push(settings.baseUrl!);
+        return close();
+      };
+      return worker;
+    });
+    await start([], watched);
+    await host.mesh.directory.addDesiredWorker(specify("hasty", { baseUrl: silent.url }));
+    await host.mesh.directory.updateDesiredWorker(specify("hasty", { baseUrl: provider.url }));
+    await vi.waitFor(() => expect(seenBy(host.mesh, "hasty")?.info?.baseUrl).toBe(provider.url), soon);
+    expect(closed).toEqual([silent.url]);
   });
 });
 

@@ -16,7 +16,7 @@ import { loadConfiguration } from "./config.ts";
 import { type Host, type RunningService, type ServiceEntry, StartError } from "./host.ts";
 import { type NatsServer, resolveNatsServer, startNatsServer } from "./nats-server.ts";
 import { type RunningNode, startNode } from "./node.ts";
-import { Supervisor } from "./supervisor.ts";
+import { type ServiceLife, Supervisor } from "./supervisor.ts";
 
 let folder: string;
 let nats: NatsServer;
@@ -226,6 +226,44 @@ describe("a service whose loop throws", () => {
     await vi.waitFor(() => expect(starts).toBe(4), { timeout: 10_000 });
     await supervisor.stop();
     expect(lines.slice(0, 3).map((line) => line.restart_ms)).toEqual([100, 200, 400]);
+  });
+
+  it("is trusted anew when it has run well for a minute, and not said to run while it crashes as it starts", async () => {
+    const pausesMs: unknown[] = [];
+    const destination = {
+      write: (line: string) => pausesMs.push((JSON.parse(line) as { restart_ms?: number }).restart_ms),
+    };
+    const changes: string[] = [];
+    let starts = 0;
+    let crash = (): void => {};
+    const entry: ServiceEntry = {
+      name: "moody",
+      interfaces: [],
+      async start(host) {
+        const life = host as unknown as ServiceLife;
+        crash = () => life.crash(new Error("moody"));
+        if (++starts === 2) crash();
+        return {};
+      },
+    };
+    const supervisor = new Supervisor({
+      log: createLogger({ level: "error", readable: false, node: "test", destination }),
+      hostFor: (life) => life as unknown as Host,
+      onChange: ({ change }) => changes.push(change),
+      drainMs: () => 0,
+      random: () => 0.5,
+    });
+    ends.push(() => supervisor.stop());
+    await supervisor.start([entry]);
+    crash();
+    await vi.waitFor(() => expect(changes).toEqual(["crashed", "crashed", "restarted"]), { timeout: 10_000 });
+    expect(pausesMs).toEqual([100, 200]);
+    const nowMs = performance.now();
+    const clock = vi.spyOn(performance, "now").mockImplementation(() => nowMs + 60_001);
+    crash();
+    await vi.waitFor(() => expect(changes).toHaveLength(5), { timeout: 10_000 });
+    clock.mockRestore();
+    expect(pausesMs).toEqual([100, 200, 100]);
   });
 
   it("serves to the end what it has begun, if it is an adapter, and its workers come back", async () => {
