@@ -120,6 +120,16 @@ describe("a flight", () => {
     expect(ends).toEqual([{ kind: "broken" }]);
   });
 
+  it("keeps no more of what else a model writes than of text", async () => {
+    const { source, flight } = open();
+    const [fast, slow] = [flight.join(told), flight.join(told)];
+    const value = { text: "x".repeat(1024 * 1024), choice: 0, logprobs: [] };
+    const refusing = { parts: [{ part: { $case: "refusal" as const, value } }], attempts: 1, cache: undefined };
+    source.give(...Array.from({ length: 20 }, () => refusing), "end");
+    await readAll(fast);
+    await expect(readAll(slow)).rejects.toMatchObject({ reason: "STREAM_INTERRUPTED" });
+  });
+
   it("lets go of who is too far behind to be waited for, and is not kept then", async () => {
     const { source, flight, ends } = open();
     const [fast, slow] = [flight.join(told), flight.join(told)];

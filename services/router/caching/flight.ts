@@ -6,7 +6,7 @@ import type { Part, Usage } from "../../../libs/gen/cortex/llm/v1/llm.ts";
 import type { CacheStatus, StreamResponse } from "../../../libs/gen/cortex/router/v1/router.ts";
 import { RpcError } from "../../../libs/rpc/index.ts";
 import type { RequestAccount } from "../request-account.ts";
-import { usageOf } from "./parts.ts";
+import { charactersOf, usageOf } from "./parts.ts";
 
 /** What readers have not read yet, at most, about; whoever is slower is let go of. Far more than an answer has. */
 const KEPT_CHARACTERS_MAX = 8 * 1024 * 1024;
@@ -93,7 +93,7 @@ export class Flight {
       return DONE;
     }
     this.#chunks.push(result.value);
-    this.#characters += charactersOf(result.value.parts);
+    this.#characters += lengthOf(result.value.parts);
     if (this.#characters > KEPT_CHARACTERS_MAX) this.#makeRoom();
     return result;
   };
@@ -123,7 +123,7 @@ export class Flight {
     this.#chunks = this.#chunks.slice(read - this.#dropped);
     this.#dropped = read;
     this.#characters = 0;
-    for (const { parts } of this.#chunks) this.#characters += charactersOf(parts);
+    for (const { parts } of this.#chunks) this.#characters += lengthOf(parts);
   }
 }
 
@@ -179,11 +179,8 @@ class FlightReader implements AsyncIterator<StreamResponse> {
   };
 }
 
-function charactersOf(parts: readonly Part[]): number {
+function lengthOf(parts: readonly Part[]): number {
   let characters = 0;
-  for (const { part } of parts) {
-    if (part?.$case === "text" || part?.$case === "reasoning") characters += part.value.text.length;
-    else if (part?.$case === "toolCall") characters += part.value.argumentsJson.length;
-  }
+  for (const part of parts) characters += charactersOf(part);
   return characters;
 }

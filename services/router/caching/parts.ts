@@ -375,7 +375,8 @@ function inPieces(whole: Part): Part[] {
   }
 }
 
-function charactersOf({ part }: Part): number {
+/** How much of a part a model has written. */
+export function charactersOf({ part }: Part): number {
   switch (part?.$case) {
     case "text":
     case "reasoning":
