@@ -286,6 +286,19 @@ describe("clients that share an answer, when a node is lost", () => {
     leader.close();
   });
 
+  it("and want it whole have it once when the router that leads is killed", async () => {
+    first.behave("firstTokenMs:300,tokenMs:150");
+    const content = question();
+    const leader = lead(mesh.node("router").grpc, content);
+    await first.generation(before.first);
+    const following = crowd(content, 20, { stream: false, stream_options: undefined });
+    await expect.poll(sharedCalls).toBeGreaterThan(10);
+    await expect.poll(() => firstCalls()[0]?.tokensSent ?? 0).toBeGreaterThan(4);
+    mesh.node("router").kill("SIGKILL");
+    expectWhole(await Promise.all(following), `You said: ${content}`);
+    leader.close();
+  });
+
   it("go on when the router that leads is killed before the first token", async () => {
     first.behave(["stall:headers"]);
     const content = question();
