@@ -126,6 +126,23 @@ describe("the memory of an hour", () => {
     for (const [index, step] of steps.slice(1).entries()) expect(step.startMs).toBe(steps[index]!.endMs);
   });
 
+  it("is the same for who has time between the events, and puts minutes together ahead, as for who reads them in one go", async () => {
+    const [steady, hurried] = [new Memory(), new Memory()];
+    const count = (memory: Memory, second: number): void => {
+      const durationMs = 100 + ((second * 7_919) % 5_000);
+      memory.request(request({ durationMs }), START_MS + second * 1_000);
+      memory.attempt(attempt({ durationMs, worker: `w${second % 5}` }), START_MS + second * 1_000);
+    };
+    for (let second = 0; second < 2_400; second += 3) {
+      count(steady, second);
+      for (let turn = 0; turn < 8; turn++) await new Promise((resolve) => setImmediate(resolve));
+    }
+    for (let second = 0; second < 2_400; second += 3) count(hurried, second);
+    expect(await figuresOf(steady, START_MS)).toEqual(await figuresOf(hurried, START_MS));
+    expect(steady.save(START_MS)).toEqual(hurried.save(START_MS));
+    expect(steady.steps).toBeLessThan(100);
+  });
+
   it("tells so many names apart, and gives the place of one that was not seen for an hour to another", async () => {
     const namesMax = { 0: 0, 1: 3, 2: 3, 3: 2, 4: 3, 5: 3 };
     const memory = new Memory({ namesMax });

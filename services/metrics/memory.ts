@@ -89,6 +89,9 @@ export class Memory {
   /** When each name was last seen: the start of that step. */
   readonly #names = new Map<Dimension, Map<string, number>>(DIMENSIONS.map((dimension) => [dimension, new Map()]));
   #generation = 0;
+  /** The minute that is to be one step next, put together. */
+  #prepared: { readonly steps: readonly SealedStep[]; readonly joined: SealedStep } | undefined;
+  #preparing = false;
 
   constructor({ bytesMax = BYTES_MAX, namesMax = NAMES_MAX }: MemoryOptions = {}) {
     this.#bytesMax = bytesMax;
@@ -220,6 +223,7 @@ export class Memory {
     this.#sealed = [];
     this.#bytes = 0;
     this.#open = undefined;
+    this.#prepared = undefined;
     for (const names of this.#names.values()) names.clear();
     this.#generation++;
   }
@@ -285,13 +289,14 @@ export class Memory {
     }
     this.#coarsen(floor(nowMs, FINE_STEP_MS) - FINE_MS);
     while (this.bytes > this.#bytesMax && this.#sealed.length > STEPS_MIN) {
-      const from = this.#leastMissed(nowMs);
+      const from = this.#leastBlurred(nowMs);
       this.#join(from, from + 2);
     }
+    setImmediate(() => void this.#prepare());
   }
 
   /** Where two steps are that are short for their age: put together, they blur the least. */
-  #leastMissed(nowMs: number): number {
+  #leastBlurred(nowMs: number): number {
     let least = Number.POSITIVE_INFINITY;
     let found = 0;
     for (let place = 0; place + 1 < this.#sealed.length; place++) {
@@ -300,6 +305,31 @@ export class Memory {
       if (blurred < least) [least, found] = [blurred, place];
     }
     return found;
+  }
+
+  /**
+   * Puts the fine steps of the next minute together before it is time, in turns, so that nobody is kept waiting when it is. It comes
+   * to the same as doing it then.
+   */
+  async #prepare(): Promise<void> {
+    if (this.#preparing || this.#prepared !== undefined) return;
+    const from = this.#sealed.findIndex(({ startMs, endMs }) => endMs - startMs === FINE_STEP_MS);
+    const minuteEndMs = floor(this.#sealed[from]?.startMs ?? 0, COARSE_STEP_MS) + COARSE_STEP_MS;
+    const steps = this.#sealed.slice(from).filter(({ endMs }) => endMs <= minuteEndMs);
+    const isOver = this.#open !== undefined && this.#open.startMs >= minuteEndMs;
+    if (from < 0 || !isOver) return;
+    this.#preparing = true;
+    try {
+      const startMs = Math.max(minuteEndMs - COARSE_STEP_MS, this.#sealed[from - 1]?.endMs ?? 0);
+      const adder = new Adder(DIMENSIONS);
+      for (const step of steps) {
+        adder.addSealed(step);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      this.#prepared = { steps, joined: seal(adder.encode(startMs, minuteEndMs)) };
+    } finally {
+      this.#preparing = false;
+    }
   }
 
   /** Puts fine steps of minutes that ended by `untilMs` together. */
@@ -317,12 +347,23 @@ export class Memory {
   }
 
   #join(from: number, until: number, startMs?: number, endMs?: number): void {
-    const adder = new Adder(DIMENSIONS);
     const steps = this.#sealed.slice(from, until);
-    for (const step of steps) adder.addSealed(step);
-    const joined = seal(adder.encode(startMs ?? steps[0]!.startMs, endMs ?? steps.at(-1)!.endMs));
+    const joined =
+      this.#takePrepared(steps, startMs, endMs) ??
+      joinedOf(steps, startMs ?? steps[0]!.startMs, endMs ?? steps.at(-1)!.endMs);
     this.#sealed.splice(from, until - from, joined);
     this.#bytes += joined.bytes - steps.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  /** What these steps come to together, if that is known already. */
+  #takePrepared(steps: readonly SealedStep[], startMs?: number, endMs?: number): SealedStep | undefined {
+    const prepared = this.#prepared;
+    if (prepared === undefined) return undefined;
+    // The oldest fine steps are the next to be put together, in this way or another one.
+    this.#prepared = undefined;
+    const { steps: known, joined } = prepared;
+    const same = known.length === steps.length && known.every((step, place) => step === steps[place]);
+    return same && joined.startMs === startMs && joined.endMs === endMs ? joined : undefined;
   }
 
   #push(step: SealedStep): void {
@@ -410,6 +451,12 @@ function encodeStep(startMs: number, endMs: number, total: Tally, by: ReadonlyMa
     [...names].map(([name, tally]) => ({ dimension, name, tally: tally.encode() })),
   );
   return { startMs, endMs, total: total.encode(), tallies };
+}
+
+function joinedOf(steps: readonly SealedStep[], startMs: number, endMs: number): SealedStep {
+  const adder = new Adder(DIMENSIONS);
+  for (const step of steps) adder.addSealed(step);
+  return seal(adder.encode(startMs, endMs));
 }
 
 function seal({ startMs, endMs, total, tallies }: Step): SealedStep {
