@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { FinishReason, Role, type Served, type Usage } from "../gen/cortex/llm/v1/llm.ts";
 import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
+import { localGrpcAddress } from "../host/index.ts";
 import { type Channel, connect, type OwnedCall, startCall } from "../rpc/index.ts";
 import { NO_TRACE } from "../telemetry/index.ts";
 
@@ -11,7 +12,6 @@ export interface ClientOptions {
   readonly json?: boolean | undefined;
 }
 
-const DEFAULT_ADDRESS = "127.0.0.1:50051";
 /** A question about the state of things is answered from memory. */
 export const QUESTION_TIMEOUT_MS = 5_000;
 
@@ -21,7 +21,7 @@ export async function withNode<T>(
   timeoutMs: number,
   ask: (channel: Channel, call: OwnedCall) => Promise<T>,
 ): Promise<T> {
-  const channel = connect(options.address ?? DEFAULT_ADDRESS, { clientKey: options.key });
+  const channel = connect(options.address ?? localGrpcAddress(), { clientKey: options.key });
   const deadlineAtMs = Date.now() + timeoutMs;
   const call = startCall({ tenant: "", requestId: randomUUID(), trace: NO_TRACE, deadlineAtMs });
   process.once("SIGINT", () => call.cancel());

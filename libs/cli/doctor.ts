@@ -190,12 +190,14 @@ async function checkWorker(
     const { health, message } = await worker.checkHealth(call);
     const { baseUrl, models, simulated } = worker.info();
     if (health === Health.AVAILABLE) {
-      const what = simulated ? "a simulation" : `${baseUrl} answers; ${models.length} models`;
+      const what = simulated
+        ? "a simulation"
+        : `${baseUrl} answers; ${models.length} ${models.length === 1 ? "model" : "models"}`;
       return { check, result: "ok", message: what, remedy: "" };
     }
     const remedy = `check that its server runs, that this machine reaches ${baseUrl}, and its keys (${settings.keys.length} configured)`;
-    // What to do is said below, in words for the one who reads this.
-    const [trouble = message] = message.split(" Operators:");
+    // What to do is said below, in words for the one who reads this; which worker it is, before.
+    const [trouble = message] = message.replace(`worker "${settings.name}": `, "").split(" Operators:");
     return { check, result: "warning", message: trouble, remedy };
   } catch (error) {
     const message = RpcError.from(error).message;

@@ -1,6 +1,6 @@
 /** The command `cortex`: starts nodes, and asks those that run. Output is for people, `--json` is for programs. */
 import { readFileSync } from "node:fs";
-import { Command, CommanderError, Option } from "commander";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { ConfigurationError, type ServiceEntry, STRATEGY_NAMES, StartError } from "../host/index.ts";
 import { type Reason, RpcError } from "../rpc/index.ts";
 import { addCacheCommands } from "./cache.ts";
@@ -32,7 +32,10 @@ export async function runCommandLine(args: readonly string[], services: readonly
     .exitOverride();
   const config = new Option("--config <file>", "configuration file (default: cortex.yaml where it exists)");
   const json = new Option("--json", "print JSON for programs");
-  const address = new Option("--address <host:port>", "gRPC address of a node (default: 127.0.0.1:50051)");
+  const address = new Option(
+    "--address <host:port>",
+    "gRPC address of a node (default: 127.0.0.1:50051, or as HOST and CORTEX_GRPC_PORT say)",
+  ).argParser(readAddress);
   const key = new Option("--key <key>", "client key").env("CORTEX_CLIENT_KEY");
 
   program
@@ -103,13 +106,20 @@ export async function runCommandLine(args: readonly string[], services: readonly
   return exitCode;
 }
 
+function readAddress(text: string): string {
+  const [, port] = /^[^/\s]+:(\d+)$/.exec(text) ?? [];
+  if (port !== undefined && Number(port) >= 1 && Number(port) <= 65_535) return text;
+  throw new InvalidArgumentError("It has to be host:port, such as 127.0.0.1:50051.");
+}
+
 function collect(value: string, values: readonly string[] = []): readonly string[] {
   return [...values, value];
 }
 
 /** What helps on the command line. */
 const HINTS: Partial<Record<Reason, string>> = {
-  NODE_UNREACHABLE: "Start a node with npm start, or name the one that runs: --address host:port\n",
+  NODE_UNREACHABLE:
+    "Start a node with npm start, or name the one that runs: --address host:port, as it has printed after gRPC\n",
   ENDPOINT_NOT_FOUND: "That node does not run the service; name one that does: --address host:port\n",
   UNAUTHENTICATED: "Give the key with --key KEY or CORTEX_CLIENT_KEY\n",
   PERMISSION_DENIED: "Give an administrator's key with --key KEY or CORTEX_CLIENT_KEY\n",

@@ -240,13 +240,17 @@ async function addWorker(name: string, options: ChangeOptions): Promise<number> 
     tell(
       options,
       { worker: name, change: "added", running: running.map(plainOf) },
-      `worker ${name} was added; ${whereOf(running)}`,
+      `worker ${name} was added; ${whereOf(running)}${whyNot(running)}`,
     );
     return 0;
   });
 }
 
 async function updateWorker(name: string, options: ChangeOptions): Promise<number> {
+  const { address: _address, key: _key, json: _json, ...settings } = options;
+  if (Object.keys(settings).length === 0) {
+    throw new RpcError("INVALID_REQUEST", "name a setting to change: cortex workers update --help lists them");
+  }
   return askRegistry(options, async (registry, call) => {
     const { workers } = await registry.get({ name }, call);
     // One that was not added is refused by the registry, which says what to do.
@@ -355,6 +359,12 @@ function whereOf(running: readonly RegisteredWorker[]): string {
       return `${HEALTH_NAMES[info!.health]} on ${node} with ${length} ${length === 1 ? "model" : "models"}`;
     })
     .join(", ");
+}
+
+/** Where to look when a worker that runs can't serve. */
+function whyNot(running: readonly RegisteredWorker[]): string {
+  const down = running.some(({ info }) => info!.health === Health.UNAVAILABLE);
+  return down ? "\nit is used as soon as it answers; the log of its node says what is wrong" : "";
 }
 
 function plainOf({ info, node, locality, added, preferredNode }: RegisteredWorker): object {

@@ -427,6 +427,13 @@ export function loadConfiguration(options: {
   };
 }
 
+/** Where a node that `cortex up` has started in the same environment answers gRPC. */
+export function localGrpcAddress(environment: Environment = process.env): string {
+  const host = environment["HOST"] || "127.0.0.1";
+  const reached = host === "0.0.0.0" || host === "::" ? "127.0.0.1" : host.includes(":") ? `[${host}]` : host;
+  return `${reached}:${port("CORTEX_GRPC_PORT", 50051, environment, []) || 50051}`;
+}
+
 /** The schema of `cortex.yaml` for editors, as JSON Schema. */
 export function configurationJsonSchema(): object {
   return { title: "cortex.yaml", ...z.toJSONSchema(fileSchema, { io: "input" }) };

@@ -6,6 +6,7 @@ export {
   configurationJsonSchema,
   KEYS_VARIABLE,
   loadConfiguration,
+  localGrpcAddress,
   STRATEGY_NAMES,
   type StrategyName,
 } from "./config.ts";

@@ -228,6 +228,10 @@ describe("beside a mesh", () => {
     });
     expect(await list("--remote")).toEqual([]);
 
+    expect(await change("update", "extra")).toMatchObject({
+      code: 1,
+      stderr: "cortex: name a setting to change: cortex workers update --help lists them (INVALID_REQUEST)\n",
+    });
     const updated = await change("update", "extra", "--models", "z", "--concurrent", "default");
     expect(updated).toMatchObject({ code: 0, stdout: "worker extra was changed\n" });
     await expect
@@ -323,14 +327,12 @@ describe("beside a mesh", () => {
 
 describe("where nothing runs", () => {
   it.each([["health"], ["workers", "list"], ["chat", "hi"]])("%s says so, and what to do", async (...command) => {
-    const addresses = [`127.0.0.1:${await unusedPort()}`, "nonsense", "http://localhost:8080"];
-    const outcomes = await Promise.all(addresses.map((address) => cortex([...command, "--address", address])));
-    for (const [index, { code, stdout, stderr }] of outcomes.entries()) {
-      expect([code, stdout]).toEqual([1, ""]);
-      expect(stderr).toMatch(/^cortex: the node at /);
-      expect(stderr).toContain(addresses[index]);
-      expect(stderr).toContain("--address host:port");
-    }
+    const address = `127.0.0.1:${await unusedPort()}`;
+    const { code, stdout, stderr } = await cortex([...command, "--address", address]);
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr).toMatch(/^cortex: the node at /);
+    expect(stderr).toContain(address);
+    expect(stderr).toContain("--address host:port");
   });
 
   it("run needs a mesh to join, and services that there are", async () => {
@@ -339,6 +341,24 @@ describe("where nothing runs", () => {
     expect(lonely.stderr).toMatch(/^cortex: no mesh to join: set CORTEX_NATS_URL .*\n.*cortex up/);
     expect(unknown.code).toBe(1);
     expect(unknown.stderr).toMatch(/^cortex: there is no service gatway; there are gateway, router/);
+  });
+
+  it("a node is asked where the environment says that it listens, and an address has a host and a port", async () => {
+    const port = String(await unusedPort());
+    const [usual, moved, ...wrong] = await Promise.all([
+      cortex(["health"], { CORTEX_GRPC_PORT: port }),
+      cortex(["health"], { CORTEX_GRPC_PORT: port, HOST: "::1" }),
+      ...["nonsense", "50051", "localhost:99999", "http://localhost:8080"].map((address) =>
+        cortex(["health", "--address", address]),
+      ),
+    ]);
+    expect(usual.stderr).toMatch(
+      new RegExp(`^cortex: the node at 127\\.0\\.0\\.1:${port} could not be reached.*\n.*after gRPC`),
+    );
+    expect(moved.stderr).toContain(`the node at [::1]:${port} could not be reached`);
+    for (const { code, stderr } of wrong) {
+      expect([code, stderr]).toEqual([1, expect.stringContaining("It has to be host:port, such as 127.0.0.1:50051.")]);
+    }
   });
 
   it("help is a command's first answer, and a mistake's second", async () => {
@@ -430,7 +450,7 @@ describe("doctor", () => {
   it("says what is wrong with a worker: down, refused, or not to be made at all", async () => {
     const baseUrl = `http://127.0.0.1:${await unusedPort()}/v1`;
     const { code, found } = await examined([
-      { name: "down", provider: "openai", baseUrl, keys: ["k"], models: ["m"] },
+      { name: "down", provider: "openai", baseUrl, keys: ["some-key"], models: ["m"] },
       { name: "refused", provider: "openai", baseUrl: simulator.url, keys: ["canary-key"] },
       { name: "odd", provider: "sim", options: { speed: 1 } },
       { name: "well", provider: "sim" },
@@ -438,6 +458,7 @@ describe("doctor", () => {
     expect(code).toBe(1);
     expect(found("worker down")).toMatchObject({ result: "warning" });
     expect(found("worker down").remedy).toContain(baseUrl);
+    expect(found("worker down").message).toMatch(/^no answer from 127\.0\.0\.1:\d+ \(ECONNREFUSED\)/);
     expect(found("worker refused")).toMatchObject({ result: "warning" });
     expect(found("worker refused").message).toContain("Incorrect API key");
     expect(JSON.stringify(found("worker refused"))).not.toContain("canary-key");
