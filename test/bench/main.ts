@@ -12,6 +12,7 @@ import { benchCacheMemory, CACHE_MEMORY_HEADING } from "./cache-memory.ts";
 import { benchChoosing } from "./choosing.ts";
 import { FULL, Generator, type Measurement, Meter, type Plan, QUICK } from "./measure.ts";
 import { benchMetrics, METRICS_HEADING } from "./metrics.ts";
+import { benchObserving, OBSERVING_HEADING } from "./observing.ts";
 import { Processes } from "./processes.ts";
 import { benchReading } from "./reading.ts";
 import { document, machine, type Report, remarks, tables } from "./report.ts";
@@ -30,7 +31,8 @@ const CACHE_MEMORY_WITHIN_MS = 1_800_000;
 const CACHE_MEMORY_ANSWERS = 1_000_000;
 
 const USAGE = `usage: npm run bench -- [--quick] [--targets ${KEYS.join(",")}] [--json FILE] | --reading | --choosing |
-                         --cache | --cache-memory [--answers N] | --metrics [--seconds N]
+                         --cache | --cache-memory [--answers N] | --metrics [--seconds N] |
+                         --observing
 
   --quick      fewer and shorter rounds (about 40 s instead of 4 min); docs/benchmarks.md is left as it is
   --targets    measure these only, beside the bare pipe; docs/benchmarks.md is left as it is
@@ -41,6 +43,8 @@ const USAGE = `usage: npm run bench -- [--quick] [--targets ${KEYS.join(",")}] [
                costs more than the bare pipe's call (3 min)
   --cache-memory  only the memory of a cache through which a million answers go; writes that section of docs/benchmarks.md (10 min);
                with --answers fewer of them, and nothing is written
+  --observing  only what it costs to see everything, against seeing nothing; writes that section of docs/benchmarks.md, fails above
+               1.15 for a call and 1.05 for a token (2 min); with --quick nothing is written
   --metrics    only the metrics service: a thousand requests a second for ten minutes; writes that section of docs/benchmarks.md,
                fails when its memory grows, or it is not told what was sent; with --seconds for as long, and nothing is written`;
 
@@ -51,6 +55,7 @@ type Options = {
   cacheMemory: boolean;
   answers: number | undefined;
   metrics: boolean;
+  observing: boolean;
   seconds: number | undefined;
   quick: boolean;
   targets: Key[];
@@ -69,6 +74,7 @@ function readOptions(): Options {
       "cache-memory": { type: "boolean", default: false },
       answers: { type: "string" },
       metrics: { type: "boolean", default: false },
+      observing: { type: "boolean", default: false },
       seconds: { type: "string" },
       help: { type: "boolean", default: false },
     },
@@ -87,6 +93,7 @@ function readOptions(): Options {
     cacheMemory: values["cache-memory"],
     answers: values.answers === undefined ? undefined : Number(values.answers),
     metrics: values.metrics,
+    observing: values.observing,
     seconds: values.seconds === undefined ? undefined : Number(values.seconds),
     quick: values.quick,
     targets: KEYS.filter((key) => key === "pipe" || chosen.includes(key)),
@@ -188,7 +195,12 @@ function publish({ measurements, missing, failed, others }: Outcome, plan: Plan,
     (key) => (key === "one" || key === "three") && !measurements.some((one) => one.key === key),
   );
   if (!options.quick && options.targets.length === KEYS.length && !cortexMissing) {
-    const kept = sectionsOf(readFileSync(DOCUMENT, "utf8"), [CACHE_HEADING, CACHE_MEMORY_HEADING, METRICS_HEADING]);
+    const kept = sectionsOf(readFileSync(DOCUMENT, "utf8"), [
+      CACHE_HEADING,
+      CACHE_MEMORY_HEADING,
+      METRICS_HEADING,
+      OBSERVING_HEADING,
+    ]);
     writeFileSync(DOCUMENT, [benchChoosing(report.date).section, ...kept].reduce(withSection, document(report)));
     console.log("\nwritten: docs/benchmarks.md");
   }
@@ -212,6 +224,15 @@ async function benchSummaries(options: Options, around: { processes: Processes; 
   const { section, withinBudget } = await benchMetrics(around, { seconds, date: today(), say });
   console.log(section);
   if (options.seconds === undefined) writeFileSync(DOCUMENT, withSection(readFileSync(DOCUMENT, "utf8"), section));
+  return withinBudget ? 0 : 1;
+}
+
+/** What seeing everything costs; returns the exit code. */
+async function benchSeeing(options: Options, around: { processes: Processes; folder: string }): Promise<number> {
+  const plan = options.quick ? QUICK : FULL;
+  const { section, withinBudget } = await benchObserving(around, { date: today(), say, plan });
+  console.log(section);
+  if (!options.quick) writeFileSync(DOCUMENT, withSection(readFileSync(DOCUMENT, "utf8"), section));
   return withinBudget ? 0 : 1;
 }
 
@@ -251,6 +272,10 @@ async function main(): Promise<void> {
   }, withinMs).unref();
 
   try {
+    if (options.observing) {
+      await (leaving ?? leave(await benchSeeing(options, { processes, folder })));
+      return;
+    }
     if (options.metrics) {
       await (leaving ?? leave(await benchSummaries(options, { processes, folder })));
       return;

@@ -73,7 +73,14 @@ async function startPortkey({ processes, upstream }: Surroundings): Promise<Targ
 export async function startCortex(
   { processes, upstream, folder }: Surroundings,
   args: string[],
-  options: { natsUrl?: string; cache?: object; replica?: number } = {},
+  options: {
+    natsUrl?: string;
+    cache?: object;
+    replica?: number;
+    /** The rest of the configuration. */
+    settings?: object;
+    environment?: Record<string, string>;
+  } = {},
 ): Promise<Started> {
   const name = `cortex-${[...args, options.replica ?? 1].join("-")}`;
   const config = join(folder, `${name}.json`);
@@ -89,7 +96,7 @@ export async function startCortex(
       limits: { concurrent: 10_000 },
     },
   ];
-  await writeFile(config, JSON.stringify({ workers, cache: options.cache ?? CACHE_OFF }));
+  await writeFile(config, JSON.stringify({ workers, cache: options.cache ?? CACHE_OFF, ...options.settings }));
   await mkdir(join(folder, name));
   return processes.start({
     name,
@@ -101,6 +108,7 @@ export async function startCortex(
       CORTEX_GRPC_PORT: "0",
       CORTEX_DATA: join(folder, name),
       CORTEX_CONFIG: config,
+      ...options.environment,
       ...(options.natsUrl ? { CORTEX_NATS_URL: options.natsUrl } : {}),
       ...(process.env["CORTEX_NATS_BIN"] ? { CORTEX_NATS_BIN: process.env["CORTEX_NATS_BIN"] } : {}),
       ...(process.env["XDG_CACHE_HOME"] ? { XDG_CACHE_HOME: process.env["XDG_CACHE_HOME"] } : {}),

@@ -1,0 +1,145 @@
+/**
+ * `npm run bench -- --observing`: what it costs to see everything. Two meshes of one process, side by side: one that counts,
+ * summarizes, keeps the last hour's events, traces, is scraped and has a live page open; and one that does none of it.
+ */
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { FULL, Generator, Meter, type Plan, type Round } from "./measure.ts";
+import type { Processes, Started } from "./processes.ts";
+import { machine, table } from "./report.ts";
+import { spreadOf } from "./summary.ts";
+import { portOf, startCortex, startOwn } from "./targets.ts";
+
+export const OBSERVING_HEADING = "## The cost of observing";
+
+/** So much more CPU than without. */
+const BUDGET = { call: 1.15, token: 1.05 };
+/** Fifteen times as often as usual. */
+const SCRAPE_EVERY_MS = 1_000;
+const ROUNDS = 9;
+
+/** What the bench is given to run in. */
+interface Around {
+  readonly processes: Processes;
+  readonly folder: string;
+}
+
+/** Runs it. Whoever calls it ends the processes. */
+export async function benchObserving(
+  around: Around,
+  { date, say, plan }: { readonly date: string; readonly say: (line: string) => void; readonly plan: Plan },
+): Promise<{ readonly section: string; readonly withinBudget: boolean }> {
+  const upstream = await startOwn(around.processes, "upstream");
+  const generator = new Generator(await startOwn(around.processes, "load"));
+  const surroundings = { ...around, upstream: `http://127.0.0.1:${portOf(upstream)}` };
+  const collector = await startCollector();
+  const blind = await startCortex(surroundings, ["up"], { replica: 1, settings: { metrics: { enabled: false } } });
+  const seeing = await startCortex(surroundings, ["up"], {
+    replica: 2,
+    environment: { OTEL_EXPORTER_OTLP_ENDPOINT: collector.address },
+  });
+  const meters = [blind, seeing].map((node) => new Meter(targetOf(node), generator, plan));
+  const rounds = plan === FULL ? ROUNDS : plan.rounds;
+  const leave = new AbortController();
+  const watching = watch(seeing.ready.rest!, leave.signal);
+  try {
+    say("warming up");
+    for (const meter of meters) {
+      await meter.untilUsable();
+      await meter.warmUp();
+    }
+    for (let round = 0; round < rounds; round++) {
+      say(`round ${round + 1} of ${rounds}`);
+      for (const meter of round % 2 === 0 ? meters : meters.toReversed()) await meter.round();
+    }
+  } finally {
+    leave.abort();
+    await watching;
+    await collector.close();
+  }
+  const [without, all] = meters.map(({ measurement }) => measurement.rounds) as [Round[], Round[]];
+  return report(without, all, { date, received: collector.received(), scrapes: Math.round((await watching).scrapes) });
+}
+
+function targetOf(node: Started) {
+  const door = { port: portOf(node), headers: { authorization: "Bearer bench" } };
+  return { key: "one" as const, name: node.name, door, roots: [node.child.pid!] };
+}
+
+/** Takes spans, and throws them away. */
+async function startCollector() {
+  let bytes = 0;
+  const server = createServer((request, response) => {
+    request.on("data", (piece: Buffer) => {
+      bytes += piece.length;
+    });
+    request.on("end", () => response.writeHead(200, { "content-type": "application/x-protobuf" }).end());
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    address: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    received: () => bytes,
+    close: () =>
+      new Promise<void>((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+/** Scrapes, and reads what the live page reads, until `signal` is aborted. */
+async function watch(rest: string, signal: AbortSignal): Promise<{ scrapes: number }> {
+  let scrapes = 0;
+  const live = readAll(`${rest}/api/live`, signal).catch(() => {});
+  while (!signal.aborted) {
+    await readAll(`${rest}/metrics`, signal, { accept: "application/openmetrics-text; version=1.0.0" }).catch(() => {});
+    scrapes++;
+    await new Promise((resolve) => setTimeout(resolve, SCRAPE_EVERY_MS));
+  }
+  await live;
+  return { scrapes };
+}
+
+async function readAll(address: string, signal: AbortSignal, headers: Record<string, string> = {}): Promise<void> {
+  const { body, ok, status } = await fetch(address, { signal, headers });
+  if (!ok) throw new Error(`${address}: ${status}`);
+  for await (const _piece of body!) if (signal.aborted) return;
+}
+
+function report(
+  without: readonly Round[],
+  all: readonly Round[],
+  { date, received, scrapes }: { readonly date: string; readonly received: number; readonly scrapes: number },
+): { readonly section: string; readonly withinBudget: boolean } {
+  const parts = [
+    { name: "a call", of: ({ perCall }: Round) => perCall.ownUs + perCall.natsUs, budget: BUDGET.call },
+    { name: "a streamed token", of: ({ perToken }: Round) => perToken.ownUs + perToken.natsUs, budget: BUDGET.token },
+  ];
+  const rows = parts.map(({ name, of, budget }) => {
+    const ratio = spreadOf(all.map((round, index) => of(round) / of(without[index]!)));
+    const cells = [
+      name,
+      spreadOf(without.map(of)).of.toFixed(1),
+      spreadOf(all.map(of)).of.toFixed(1),
+      ratio.of.toFixed(3),
+      `${ratio.from.toFixed(2)}–${ratio.to.toFixed(2)}`,
+      `≤ ${budget} ${ratio.of <= budget ? "(met)" : "(over)"}`,
+    ];
+    return { cells, met: ratio.of <= budget };
+  });
+  const section = `${OBSERVING_HEADING}
+
+Written by \`npm run bench -- --observing\` on ${date}. Machine: ${machine()}.
+
+${table(
+  ["CPU, µs", "seeing nothing", "seeing everything", "ratio", "min–max", "budget"],
+  rows.map(({ cells }) => cells),
+)}
+
+- Both are \`cortex up\` in one process, nats-server included, without the cache, and are measured in turns: ${without.length} rounds after a warm-up.
+- Seeing nothing: \`metrics.enabled: false\`, no collector. Seeing everything: as it comes, with a collector (5 % of the traces and what is
+  of interest; ${(received / 1024).toFixed(0)} KB were sent), the last hour's events in JetStream, the metrics service, ${scrapes} scrapes a second apart (Prometheus
+  makes one in 15 s), and a client of \`/api/live\`.
+`;
+  return { section, withinBudget: rows.every(({ met }) => met) };
+}
