@@ -44,6 +44,12 @@ describe("the load of a worker", () => {
     const loads = new Loads();
     loads.report(reported("a", { w: 5, x: 1 }));
     loads.report(reported("b", { w: 7 }));
+    expect([loads.at("a", "w"), loads.at("b", "w"), loads.at("b", "x"), loads.at("c", "w")]).toEqual([
+      5,
+      7,
+      0,
+      undefined,
+    ]);
     expect(loads.of("w")).toBe(12);
     // Whichever of its nodes it goes to, it counts once.
     loads.begin("w");

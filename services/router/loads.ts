@@ -85,6 +85,12 @@ export class Loads {
     return load === undefined ? 0 : total(load);
   }
 
+  /** Requests that the worker serves on one node, as that node has said; undefined when it has said nothing yet. */
+  at(node: string, worker: string): number | undefined {
+    const reports = this.#nodes.get(node);
+    return reports === undefined ? undefined : (reports.get(worker)?.active ?? 0);
+  }
+
   /** Tells when a worker may have room again. Returns a function that stops it. */
   onRelease(listener: (worker: string) => void): () => void {
     this.#listeners.add(listener);

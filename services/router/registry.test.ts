@@ -12,7 +12,7 @@ import { createRegistry } from "./registry.ts";
 
 const log = createLogger({ level: "silent", readable: false, node: "test" });
 
-function setUp() {
+function setUp(active: Readonly<Record<string, number>> = {}) {
   let revision = 0;
   const written = new Set<string>();
   const directory: MeshDirectory = new MeshDirectory({
@@ -56,9 +56,13 @@ function setUp() {
   directory.nodeEntry({ key: keyOf(there.id), revision: 1, value: NodeRecord.encode(there).finish() });
   return {
     directory,
-    registry: createRegistry({ directory, nodeId: "here-1" }),
+    registry: createRegistry({
+      directory,
+      nodeId: "here-1",
+      activeRequests: (node, name) => active[`${node} ${name}`],
+    }),
     run(node: string, name: string, provider = "sim", added = false): void {
-      const worker = { node, added, info: WorkerInfo.create({ name, provider }) };
+      const worker = { node, added, info: WorkerInfo.create({ name, provider, activeRequests: 3 }) };
       if (node === "here-1") directory.setOwnWorker(name, worker.info, added);
       else {
         const value = RunningWorker.encode(worker).finish();
@@ -304,6 +308,19 @@ describe("the list", () => {
     const [file] = (await mesh.registry.get({ name: "remote" }, admin)).workers;
     expect(file).toMatchObject({ added: false, preferredNode: "", locality: Locality.REMOTE });
     expect(file?.specification).toBeUndefined();
+  });
+
+  it("tells how many requests each serves now, and only of a node that has not said so what it announced", async () => {
+    mesh = setUp({ "there-1 local": 7, "here-1 local": 0 });
+    mesh.run("here-1", "local");
+    mesh.run("there-1", "local");
+    mesh.run("there-1", "silent");
+    const { workers } = await mesh.registry.list({ provider: "", locality: Locality.UNSPECIFIED }, admin);
+    expect(workers.map(({ node, info }) => [node, info!.name, info!.activeRequests])).toEqual([
+      ["here-1", "local", 0],
+      ["there-1", "local", 7],
+      ["there-1", "silent", 3],
+    ]);
   });
 
   it("tells how many workers each node runs that could run some", async () => {

@@ -18,9 +18,12 @@ import { checkSpecification } from "./specification.ts";
 export function createRegistry({
   directory,
   nodeId,
+  activeRequests,
 }: {
   readonly directory: Directory;
   readonly nodeId: string;
+  /** How many a worker serves on a node now, where that is known better than from what the node announced last. */
+  readonly activeRequests: (node: string, worker: string) => number | undefined;
 }): Service<typeof RegistryServiceDefinition> {
   /** Every worker that runs, once for each node that runs it, and those that should run and don't. By name. */
   function registered(): RegisteredWorker[] {
@@ -38,7 +41,9 @@ export function createRegistry({
   ): RegisteredWorker {
     const specification = added ? desired.get(info!.name) : undefined;
     const locality = node === nodeId ? Locality.LOCAL : Locality.REMOTE;
-    return { info, node, locality, added, preferredNode: specification?.preferredNode ?? "", specification };
+    const active = activeRequests(node, info!.name) ?? info!.activeRequests;
+    const preferredNode = specification?.preferredNode ?? "";
+    return { info: { ...info!, activeRequests: active }, node, locality, added, preferredNode, specification };
   }
 
   function toWaiting(specification: WorkerSpecification): RegisteredWorker {

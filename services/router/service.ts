@@ -63,6 +63,8 @@ export interface Router {
   readonly service: Service<typeof RouterServiceDefinition>;
   /** What it keeps in memory, for whoever asks what the cache holds. */
   readonly cacheLevel: CacheLevel;
+  /** Requests that a worker serves on a node at this moment; undefined when that is not known. */
+  activeRequests(node: string, worker: string): number | undefined;
   /** Listens to no more events. */
   stop(): void;
 }
@@ -363,6 +365,7 @@ export function createRouter(dependencies: RouterDependencies): Router {
   return {
     service,
     cacheLevel: answers,
+    activeRequests: (node, worker) => (directory.nodes().length > 1 ? loads.at(node, worker) : loads.of(worker)),
     stop() {
       others?.();
       answers.stop();

@@ -16,7 +16,7 @@ export const router: ServiceEntry = {
 async function start(host: Host): Promise<RunningService> {
   const { clients, log, mesh, metrics, nodeId, tracer } = host;
   const { directory, events } = mesh;
-  const { service, cacheLevel, stop } = createRouter({
+  const { service, cacheLevel, activeRequests, stop } = createRouter({
     nodeId,
     clients,
     directory,
@@ -31,6 +31,6 @@ async function start(host: Host): Promise<RunningService> {
   });
   host.serve(RouterServiceDefinition, service);
   host.addCacheLevel(cacheLevel);
-  host.serve(RegistryServiceDefinition, createRegistry({ directory, nodeId }));
+  host.serve(RegistryServiceDefinition, createRegistry({ directory, nodeId, activeRequests }));
   return { stop: async () => stop() };
 }

@@ -81,6 +81,14 @@ async function nodesOf(mesh: TestMesh, name: string): Promise<string[]> {
   return workers.flatMap(({ info, node }) => (info?.name === name && node !== "" ? [node] : []));
 }
 
+/** How many requests a worker is said to serve, on all its nodes. */
+async function activeAt(mesh: TestMesh, name: string): Promise<number> {
+  const { running } = (await admin(mesh, `GET /admin/workers/${name}`)).body as {
+    running: { activeRequests: number }[];
+  };
+  return running.reduce((sum, { activeRequests }) => sum + activeRequests, 0);
+}
+
 /** Asks a model again and again until it is stopped; whatever was not served is a failure. */
 function steadyLoad(
   mesh: TestMesh,
@@ -216,6 +224,7 @@ describe.each(SHAPES)("workers at run time, with %s", (shape) => {
     await expect.poll(() => servedBy(mesh, "other/m"), soon).toBe("other");
     expect(await servedBy(mesh, "m")).toBe("main");
     const stream = await slowStream(mesh, "m", first);
+    await expect.poll(() => activeAt(mesh, "main"), soon).toBe(1);
     expect(await admin(mesh, "POST /admin/workers/main/drain")).toEqual({
       status: 200,
       body: { name: "main", draining: true },
@@ -227,6 +236,7 @@ describe.each(SHAPES)("workers at run time, with %s", (shape) => {
     expect(await load.stop()).toEqual([]);
     expect(first.generations.length).toBe(requests);
     expect(await stream.whole).toBe(true);
+    await expect.poll(() => activeAt(mesh, "main"), soon).toBe(0);
     expect((await admin(mesh, "GET /admin/workers?provider=openai")).body.workers).toMatchObject([
       { name: "main", draining: true, added: false },
       { name: "other", draining: false, added: true },
