@@ -229,8 +229,7 @@ async function benchSummaries(options: Options, around: { processes: Processes; 
 
 /** What seeing everything costs; returns the exit code. */
 async function benchSeeing(options: Options, around: { processes: Processes; folder: string }): Promise<number> {
-  const plan = options.quick ? QUICK : FULL;
-  const { section, withinBudget } = await benchObserving(around, { date: today(), say, plan });
+  const { section, withinBudget } = await benchObserving(around, { date: today(), say, quick: options.quick });
   console.log(section);
   if (!options.quick) writeFileSync(DOCUMENT, withSection(readFileSync(DOCUMENT, "utf8"), section));
   return withinBudget ? 0 : 1;
