@@ -466,11 +466,15 @@ class HttpWorker implements Worker, AttemptHost {
       this.#reportHealth();
       return;
     }
+    const before = this.#health;
     this.#health = health;
     const reason = error === undefined ? {} : { reason: error.reason };
     if (health === Health.AVAILABLE) this.log.info({ health: "available" }, "worker is available");
     else if (health === Health.BUSY) this.log.info({ health: "busy", ...reason }, "worker is busy");
-    else this.log.warn({ health: "unavailable", ...reason }, `worker is unavailable: ${error ? describe(error) : ""}`);
+    else {
+      const level = this.#settings.assumed === true && before === Health.UNSPECIFIED ? "debug" : "warn";
+      this.log[level]({ health: "unavailable", ...reason }, `worker is unavailable: ${error ? describe(error) : ""}`);
+    }
     this.#reportHealth();
   }
 

@@ -26,6 +26,8 @@ export interface WorkerSettings {
   readonly modelProperties?: Readonly<Record<string, ModelProperties>> | undefined;
   readonly timeouts?: { readonly [K in keyof Timeouts]?: number | undefined } | undefined;
   readonly breaker?: { readonly failures?: number | undefined; readonly resetMs?: number | undefined } | undefined;
+  /** Nobody has asked for it, and it may not be there: until it is, nobody hears of it. */
+  readonly assumed?: boolean | undefined;
   /** Settings that only this provider's dialect understands, for example the pace of `sim`. */
   readonly options?: Readonly<Record<string, unknown>> | undefined;
 }

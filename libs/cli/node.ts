@@ -82,7 +82,7 @@ export function withDemonstration(configuration: Configuration): Configuration {
   return {
     ...configuration,
     workers: [
-      { name: "ollama-local", provider: "ollama", keys: [] },
+      { name: "ollama-local", provider: "ollama", keys: [], assumed: true },
       { name: "sim", provider: "sim", keys: [] },
     ],
   };

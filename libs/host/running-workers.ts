@@ -11,7 +11,7 @@ import {
   WorkerChanged,
 } from "../gen/cortex/events/v1/events.ts";
 import { HealthServiceDefinition } from "../gen/cortex/health/v1/health.ts";
-import { KeyState } from "../gen/cortex/provider/v1/provider.ts";
+import { Health, KeyState } from "../gen/cortex/provider/v1/provider.ts";
 import { RpcError } from "../rpc/index.ts";
 import { EVENT, NO_TRACE } from "../telemetry/index.ts";
 import { type HealthCheckPace, HealthChecks } from "./health-checks.ts";
@@ -40,6 +40,8 @@ interface Running {
   readonly worker: Worker;
   readonly checks: HealthChecks;
   wanted: WantedWorker;
+  /** The others know that it is there. */
+  told: boolean;
   /** The others have been told that it leaves. */
   leaving: boolean;
 }
@@ -180,12 +182,12 @@ export class RunningWorkers {
       return;
     }
     before?.checks.stop();
-    slot.running = { worker, checks, wanted: slot.wanted!, leaving: false };
+    slot.running = { worker, checks, wanted: slot.wanted!, told: false, leaving: false };
     host.workers.replace(worker).catch((error: unknown) => {
       host.log.error({ err: error, worker: name }, "a worker did not end well");
     });
-    this.#announce(slot);
-    this.#publish(worker, before === undefined ? Change.STARTED : Change.REPLACED);
+    slot.running.told = before?.told ?? false;
+    this.#announce(slot, before?.told === true ? Change.REPLACED : undefined);
   }
 
   /** What runs is what should run, or is so again. */
@@ -195,8 +197,7 @@ export class RunningWorkers {
     running.leaving = false;
     slot.refused = undefined;
     this.#host.problem(problemName(slot.name), undefined);
-    this.#announce(slot);
-    if (left) this.#publish(running.worker, Change.STARTED);
+    this.#announce(slot, left ? Change.STARTED : undefined);
   }
 
   async #end(slot: Slot, running: Running): Promise<void> {
@@ -212,7 +213,7 @@ export class RunningWorkers {
   /** Tells the others that a worker leaves. */
   #takeLeave(slot: Slot, running: Running): void {
     running.leaving = true;
-    if (!this.#isInPlace(running)) return;
+    if (!this.#isInPlace(running) || !running.told) return;
     this.#host.mesh.withdrawWorker(slot.name);
     this.#publish(running.worker, Change.STOPPED);
   }
@@ -246,23 +247,26 @@ export class RunningWorkers {
 
   #changed(slot: Slot, worker: Worker, change: WorkerChange): void {
     if (slot.running?.worker !== worker) return;
-    this.#announce(slot);
+    this.#announce(slot, typeof change === "string" ? CHANGES[change] : undefined);
     if (typeof change === "object") this.#publishKey(worker.name, change);
-    if (change === "breaker") this.#publish(worker, Change.BREAKER);
-    if (change === "health") {
-      this.#publish(worker, Change.HEALTH);
-      slot.running.checks.changed();
-    }
+    if (change === "health") slot.running.checks.changed();
   }
 
   #announceIf(slot: Slot, worker: Worker): void {
     if (slot.running?.worker === worker) this.#announce(slot);
   }
 
-  #announce({ name, running }: Slot): void {
+  /** Tells how the worker is, and what has happened to it. */
+  #announce({ name, running }: Slot, change?: Change): void {
     if (running === undefined || running.leaving) return;
     const info = this.#host.workers.info(name);
-    if (info !== undefined) this.#host.mesh.announceWorker(info, { added: running.wanted.added });
+    if (info === undefined) return;
+    const isAbsent = info.health !== Health.AVAILABLE && info.health !== Health.BUSY;
+    if (!running.told && running.wanted.settings.assumed === true && isAbsent) return;
+    this.#host.mesh.announceWorker(info, { added: running.wanted.added });
+    if (!running.told) this.#publish(running.worker, Change.STARTED);
+    else if (change !== undefined) this.#publish(running.worker, change);
+    running.told = true;
   }
 
   #publish(worker: Worker, change: Change): void {
@@ -284,6 +288,12 @@ export class RunningWorkers {
     mesh.events.publish(EVENT.keyChanged, KeyChanged, event, NO_TRACE);
   }
 }
+
+/** What others are told of a change; who asks for the models finds them in the directory. */
+const CHANGES: Partial<Record<Extract<WorkerChange, string>, Change>> = {
+  breaker: Change.BREAKER,
+  health: Change.HEALTH,
+};
 
 function problemName(worker: string): string {
   return `worker ${worker}`;

@@ -249,6 +249,17 @@ describe("npm start, with nothing configured", () => {
     expect(await response.text()).toContain("This is a simulation: no language model wrote this answer.");
   });
 
+  it("misses no Ollama that nobody has asked for", async (test) => {
+    test.skip(ollamaIsHere, "an Ollama of this machine answers");
+    const health = await fetch(`${command.address("REST")}/api/health`);
+    expect(await health.json()).toMatchObject({
+      status: "healthy",
+      workers: { available: 1, busy: 0, unavailable: 0 },
+      problems: [],
+    });
+    expect(command.stderr).not.toContain("WARN");
+  });
+
   it("does not start a second time on the same data, and says what to do", async () => {
     const second = up();
     expect(await second.exited).toBe(1);
