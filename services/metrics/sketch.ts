@@ -75,10 +75,10 @@ export class Sketch {
     if (other.max > this.max) this.max = other.max;
   }
 
-  /** The value below which the part `q` of all lies, 0 ≤ q ≤ 1; 0 without values. */
+  /** The smallest value that is no less than the part `q` of all, 0 ≤ q ≤ 1; 0 without values. Of few, p99 is the largest. */
   quantile(q: number): number {
     if (this.count === 0) return 0;
-    const rank = q * (this.count - 1);
+    const rank = Math.ceil(q * this.count) - 1;
     let seen = 0;
     for (let place = 0; place < this.#counts.length; place++) {
       seen += this.#counts[place]!;

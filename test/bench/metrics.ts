@@ -186,7 +186,7 @@ function compare(traffic: Traffic, { total, groups }: SummarizeResponse): Compar
       const sorted = Float64Array.from(values).sort();
       const told = [latency?.p50Ms, latency?.p95Ms, latency?.p99Ms];
       for (const [index, q] of [0.5, 0.95, 0.99].entries()) {
-        const exact = sorted[Math.floor(q * (sorted.length - 1))]!;
+        const exact = sorted[Math.max(0, Math.ceil(q * sorted.length) - 1)]!;
         result.percentiles++;
         result.errorMax = Math.max(result.errorMax, Math.abs((told[index] ?? 0) - exact) / exact);
       }
