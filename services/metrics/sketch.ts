@@ -78,7 +78,7 @@ export class Sketch {
   /** The smallest value that is no less than the part `q` of all, 0 ≤ q ≤ 1; 0 without values. Of few, p99 is the largest. */
   quantile(q: number): number {
     if (this.count === 0) return 0;
-    const rank = Math.ceil(q * this.count) - 1;
+    const rank = Math.max(1, Math.ceil(q * this.count)) - 1;
     let seen = 0;
     for (let place = 0; place < this.#counts.length; place++) {
       seen += this.#counts[place]!;
