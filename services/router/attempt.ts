@@ -13,6 +13,7 @@ import type { Candidate } from "./candidates.ts";
 import type { RouterState } from "./dependencies.ts";
 import type { Needs } from "./needs.ts";
 import type { RequestAccount } from "./request-account.ts";
+import { CHARACTERS_PER_TOKEN } from "./token-estimate.ts";
 import type { PlanTraits } from "./traits.ts";
 
 /** What an attempt is for. */
@@ -37,9 +38,6 @@ export interface AttemptOptions {
   /** Where its account is part of a whole. */
   readonly account: RequestAccount | undefined;
 }
-
-/** Characters of a text for each token of it, about. */
-const CHARACTERS_PER_TOKEN = 4;
 
 /** Keeps the account of one attempt. Exactly one of {@link served}, {@link superseded} and {@link failed} ends it. */
 export class Attempt {
@@ -139,8 +137,8 @@ export class Attempt {
     loads.end(candidate.worker);
     this.#span.set({ [ATTRIBUTE.outcome]: OUTCOME_NAMES[outcome] });
     if (error !== undefined) {
-      const { meaning } = CATALOGUE[error.reason];
-      this.#span.fail(error.reason, meaning);
+      const why = error.forLog ?? CATALOGUE[error.reason].meaning;
+      this.#span.fail(error.reason, why);
       if (error.reason !== "CANCELLED") {
         const fields = {
           worker: candidate.worker,
@@ -148,7 +146,7 @@ export class Attempt {
           reason: error.reason,
           duration_ms: durationMs,
         };
-        log.warn({ ...fields, attempt: number, ...traceFields(call.trace) }, `attempt failed: ${meaning}`);
+        log.warn({ ...fields, attempt: number, ...traceFields(call.trace) }, `attempt failed: ${why}`);
       }
     }
     this.#span.end();

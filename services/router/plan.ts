@@ -173,9 +173,10 @@ export class Plan {
     const { call } = this.request;
     if (call.signal.aborted) throw abortReason(call.signal);
     if (error.class === "request" && !continued) {
-      const { reason, message, field, retryAfterMs, cause } = error;
-      // Which key it was asked with is for the ledger alone.
-      throw error.key === undefined ? error : new RpcError(reason, message, { field, retryAfterMs, cause });
+      const { reason, message, field, retryAfterMs, cause, key, forLog } = error;
+      // Which key it was asked with is for the ledger alone, and what logs may say of it for them.
+      const isForAll = key === undefined && forLog === undefined;
+      throw isForAll ? error : new RpcError(reason, message, { field, retryAfterMs, cause });
     }
     const { candidate } = attempt;
     const { reason, message, field } = error;

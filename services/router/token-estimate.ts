@@ -3,6 +3,9 @@
  * text, so that it costs microseconds whatever the length.
  */
 
+/** For limits and for what nobody has reported: rough, and the same for all models. */
+export const CHARACTERS_PER_TOKEN = 4;
+
 /** Longer texts are judged by samples of this many characters altogether. */
 const SAMPLED_CHARACTERS_MAX = 4_096;
 const SAMPLES = 16;

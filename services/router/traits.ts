@@ -3,6 +3,7 @@ import type { CompletionRequest } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { hashOf } from "./candidates.ts";
 import { conversationOf } from "./conversation.ts";
 import { type Needs, needsOf } from "./needs.ts";
+import { CHARACTERS_PER_TOKEN } from "./token-estimate.ts";
 
 /** What the strategies may know of a request. */
 export interface RequestTraits {
@@ -22,8 +23,6 @@ export interface PlanTraits extends RequestTraits {
   /** The same where somebody had to know it: for whoever only tells of it, as finding out takes longer than telling. */
   readonly foundNeeds: Needs | undefined;
 }
-
-const CHARACTERS_PER_TOKEN = 4;
 
 /** The traits of a request for vectors. */
 export function embeddingTraits(inputs: readonly string[], tenant: string): PlanTraits {

@@ -21,7 +21,7 @@ import {
 import type { CacheStatus, StreamResponse } from "../../../libs/gen/cortex/router/v1/router.ts";
 import { abortReason, type Call } from "../../../libs/rpc/index.ts";
 import type { RequestAccount } from "../request-account.ts";
-import { CHARACTERS_PER_TOKEN } from "./rules.ts";
+import { CHARACTERS_PER_TOKEN } from "../token-estimate.ts";
 
 /** The parts of a whole answer. Throws PROVIDER_INVALID_ANSWER when it holds what no stream can. */
 export const toParts: (completion: Completion) => Part[] = completionParts;

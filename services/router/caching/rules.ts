@@ -14,11 +14,9 @@ import {
 } from "../../../libs/gen/cortex/llm/v1/llm.ts";
 import { type CacheOptions, CacheOptions_Mode as Mode } from "../../../libs/gen/cortex/router/v1/router.ts";
 import type { Configuration } from "../../../libs/host/index.ts";
+import { CHARACTERS_PER_TOKEN } from "../token-estimate.ts";
 
 type Settings = Configuration["cache"];
-
-/** What limits are reckoned with; models' own tokens are not known before they are used. */
-export const CHARACTERS_PER_TOKEN = 4;
 
 /**
  * Warnings that take nothing from an answer: that it comes from a simulation, which a kept one says too, and that a parameter
