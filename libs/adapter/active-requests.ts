@@ -4,15 +4,13 @@ import { failure } from "./failures.ts";
 type Listener = (count: number) => void;
 
 export class ActiveRequests {
-  readonly #worker: string;
   readonly #max: number;
   /** Replaced when it changes: every request walks through it twice. */
   #listeners: readonly Listener[] = [];
   #count = 0;
 
   /** `max` at once; 0 for no limit. */
-  constructor(worker: string, max: number) {
-    this.#worker = worker;
+  constructor(max: number) {
     this.#max = max;
   }
 
@@ -32,7 +30,7 @@ export class ActiveRequests {
   /** Throws WORKER_BUSY when there are as many as there may be. */
   check(): void {
     if (!this.full) return;
-    const message = `worker "${this.#worker}" serves ${this.#count} requests, as many as it may (limits.concurrent)`;
+    const message = `it serves ${this.#count} requests, as many as it may (limits.concurrent)`;
     throw failure("WORKER_BUSY", message);
   }
 

@@ -17,6 +17,9 @@ export const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 /** How much of an error's body is read; the rest is not waited for. */
 export const ERROR_BYTES_MAX = 64 * 1024;
 
+/** What to look at when whoever answers is no server of the provider. */
+const BASE_URL_HINT = "is baseUrl right?";
+
 /** A body that is wanted whole. */
 class Body {
   readonly #bytesMax: number;
@@ -52,6 +55,8 @@ abstract class Answer implements Receiver {
   protected readonly attempt: Attempt;
   protected readonly dialect: Dialect;
   #error: ErrorAnswer | undefined;
+  /** The status and the content type. */
+  #came = "";
 
   constructor(attempt: Attempt, dialect: Dialect) {
     this.attempt = attempt;
@@ -60,6 +65,7 @@ abstract class Answer implements Receiver {
 
   onHead(status: number, headers: IncomingHttpHeaders): void {
     this.attempt.headCame(status, headers);
+    this.#came = `${status} ${mediaType(headers)}`.trim();
     if (status >= 300) {
       this.#error = { status, headers, body: new Body(ERROR_BYTES_MAX) };
       this.attempt.exchange.expectErrorBody();
@@ -121,7 +127,10 @@ abstract class Answer implements Receiver {
   #providerError({ status, headers, body }: ErrorAnswer): RpcError {
     try {
       // As for whole answers, a byte order mark is no part of it.
-      return this.dialect.error(status, headers, body.text.replace(/^\ufeff/, ""));
+      const error = this.dialect.error(status, headers, body.text.replace(/^\ufeff/, ""));
+      if (error.reason !== "PROVIDER_INVALID_ANSWER") return error;
+      // Whoever is there is no server of this provider, so its words would only mislead.
+      return failure("PROVIDER_INVALID_ANSWER", `the provider answered ${this.#came}; ${BASE_URL_HINT}`);
     } catch (cause) {
       return failure("PROVIDER_ERROR", `the provider answered with HTTP status ${status}`, { cause });
     }
@@ -129,10 +138,16 @@ abstract class Answer implements Receiver {
 
   /** A dialect that stumbles over an answer has not understood it: another worker may do better. */
   #understand(thrown: unknown): RpcError {
-    if (thrown instanceof RpcError) return thrown;
-    return failure("PROVIDER_INVALID_ANSWER", "the provider's answer has not the form that it should have", {
-      cause: thrown,
-    });
+    if (!(thrown instanceof RpcError)) {
+      const message = `the provider's answer (${this.#came}) has not the form that it should have`;
+      return failure("PROVIDER_INVALID_ANSWER", message, { cause: thrown });
+    }
+    if (thrown.reason !== "PROVIDER_INVALID_ANSWER") return thrown;
+    const hint = this.#came.endsWith("html") ? `; ${BASE_URL_HINT}` : "";
+    const message = `${thrown.message} (it answered ${this.#came}${hint})`;
+    return thrown.forLog === undefined
+      ? new RpcError("PROVIDER_INVALID_ANSWER", message, { cause: thrown.cause })
+      : failure("PROVIDER_INVALID_ANSWER", message, { cause: thrown.cause });
   }
 }
 
@@ -230,7 +245,7 @@ export class StreamAnswer extends Answer {
     } else if (type === "application/json") {
       this.#whole = new Body(ANSWER_BYTES_MAX);
     } else {
-      throw failure("PROVIDER_INVALID_ANSWER", `the provider answered with ${type} instead of a stream`);
+      throw failure("PROVIDER_INVALID_ANSWER", "the provider sent no stream");
     }
   }
 

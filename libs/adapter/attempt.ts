@@ -6,7 +6,7 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { FinishReason, Served, Usage } from "../gen/cortex/llm/v1/llm.ts";
 import { FinishReason as FINISH_REASON } from "../gen/cortex/llm/v1/llm.ts";
-import { abortReason, CATALOGUE, type Call, type Reason, RpcError } from "../rpc/index.ts";
+import { abortReason, CATALOGUE, type Call, RpcError } from "../rpc/index.ts";
 import {
   ATTRIBUTE,
   type Attributes,
@@ -26,9 +26,6 @@ import { causeFields, describe, failure, redact, withDetails } from "./failures.
 import { isAboutKey, type Key, type Keys, type Lease, moreHopeful } from "./keys.ts";
 import type { PartSource } from "./part-stream.ts";
 import { type RateLimits, readRateLimits } from "./rate-limits.ts";
-
-/** Failures that an operator has to see although they open no breaker. */
-const OPERATOR_REASONS: ReadonlySet<Reason> = new Set(["PROVIDER_REFUSED_KEY", "PROVIDER_QUOTA_EXHAUSTED", "INTERNAL"]);
 
 /** What is asked of a provider, by OpenTelemetry's names where it has one. */
 export type Operation = "chat" | "embeddings" | "list_models" | "health";
@@ -262,7 +259,7 @@ export class Attempt implements PartSource {
     if (this.#ticket !== undefined) {
       this.#host.breaker.settle(this.#ticket, error === undefined ? "success" : failed ? "failure" : "neutral", error);
     }
-    if (error !== undefined && counted) this.#log(error, failed);
+    if (error !== undefined && counted) this.#log(error);
     this.#host.ended(this, error);
     return error;
   }
@@ -291,9 +288,10 @@ export class Attempt implements PartSource {
     return retryAfterMs === undefined ? hopeful : withDetails(hopeful, { retryAfterMs });
   }
 
-  #log(error: RpcError, failed: boolean): void {
+  /** Who asked tells of a failure; here is where it happened, which only a defect makes everybody's business. */
+  #log(error: RpcError): void {
     const { operation, call, context } = this.options;
-    const level = failed || OPERATOR_REASONS.has(error.reason) ? "warn" : "debug";
+    const level = isDefect(error) ? "error" : "debug";
     const { log } = this.#host;
     if (!log.isLevelEnabled(level)) return;
     log[level](
@@ -339,6 +337,11 @@ export class Attempt implements PartSource {
       [ATTRIBUTE.reasoningTokens]: usage?.reasoningTokens,
     });
   }
+}
+
+/** Whether it is a fault of Cortex's own. What the system and undici report has a code; what a dialect stumbles over has none. */
+function isDefect({ reason, cause }: RpcError): boolean {
+  return reason === "INTERNAL" || (cause instanceof Error && !(cause instanceof RpcError) && !("code" in cause));
 }
 
 /** In lower case, as the GenAI conventions have them: `stop`, `tool_calls`. */

@@ -8,7 +8,7 @@ const { CLOSED, OPEN, HALF_OPEN } = BreakerState;
 function createBreaker(): { breaker: Breaker; changes: BreakerState[] } {
   const changes: BreakerState[] = [];
   const onChange = (state: BreakerState) => void changes.push(state);
-  const breaker = new Breaker({ worker: "w", failures: 5, resetMs: 30_000, clock: Date.now, onChange });
+  const breaker = new Breaker({ failures: 5, resetMs: 30_000, clock: Date.now, onChange });
   return { breaker, changes };
 }
 
@@ -159,7 +159,7 @@ describe("the breaker", () => {
       while (tickets.length < 100 && refusal(breaker) === undefined) tickets.push(breaker.admit());
       widths.push(tickets.length);
       if (tickets.length < 100) {
-        const message = `worker "w" recovers and serves ${tickets.length} requests at a time`;
+        const message = `it recovers and serves ${tickets.length} requests at a time`;
         expect(refusal(breaker)).toMatchObject({ reason: "BREAKER_OPEN", retryAfterMs: 1_000, message });
         expect(breaker.statistics().concurrentRequestsMax).toBe(tickets.length);
       }
@@ -196,7 +196,7 @@ describe("the breaker", () => {
     await vi.advanceTimersByTimeAsync(0);
     fail(breaker, 1);
     expect(breaker.state).toBe(OPEN);
-    expect(refusal(breaker)?.message).toBe('worker "w" rests after a failure');
+    expect(refusal(breaker)?.message).toBe("it rests after a failure (PROVIDER_ERROR)");
     await vi.advanceTimersByTimeAsync(30_000);
     for (let count = 0; count < 16; count += 1) {
       breaker.settle(breaker.admit(), "success");
@@ -277,7 +277,7 @@ describe("the breaker", () => {
     await vi.advanceTimersByTimeAsync(20_000);
     breaker.settle(breaker.admit(true), "failure");
     expect(refusal(breaker)).toMatchObject({ reason: "BREAKER_OPEN", retryAfterMs: 30_000 });
-    expect(refusal(breaker)?.message).toBe('worker "w" rests after 6 failures in a row');
+    expect(refusal(breaker)?.message).toBe("it rests after 6 failures in a row, the last one PROVIDER_ERROR");
     await vi.advanceTimersByTimeAsync(29_999);
     expect(breaker.state).toBe(OPEN);
     await vi.advanceTimersByTimeAsync(1);
@@ -306,7 +306,7 @@ describe("the breaker", () => {
     fail(breaker, 5);
     await vi.advanceTimersByTimeAsync(30_000);
     const trial = breaker.admit(true);
-    expect(refusal(breaker)?.message).toBe('worker "w" is being tried after a rest');
+    expect(refusal(breaker)?.message).toBe("it is being tried after a rest");
     breaker.settle(trial, "success");
     await vi.advanceTimersByTimeAsync(0);
     const running = [breaker.admit(), breaker.admit()];
@@ -371,11 +371,14 @@ describe("the breaker", () => {
     await vi.advanceTimersByTimeAsync(60_000);
   });
 
-  it("refuses with an error that names the worker", () => {
+  it("refuses with an error that says why", () => {
     const { breaker } = createBreaker();
-    fail(breaker, 5);
+    fail(breaker, 4);
+    expect(breaker.trouble()).toBeUndefined();
+    breaker.settle(breaker.admit(), "failure", new RpcError("PROVIDER_TIMEOUT", "no content"));
     expect(refusal(breaker)).toBeInstanceOf(RpcError);
-    expect(refusal(breaker)?.message).toBe('worker "w" rests after 5 failures in a row');
+    expect(refusal(breaker)?.message).toBe("it rests after 5 failures in a row, the last one PROVIDER_TIMEOUT");
+    expect(breaker.trouble()?.message).toBe(refusal(breaker)?.message);
     breaker.shutdown();
   });
 });

@@ -20,7 +20,8 @@
  */
 import CircuitBreaker from "opossum";
 import { BreakerState, type BreakerStatistics } from "../gen/cortex/provider/v1/provider.ts";
-import { RpcError } from "../rpc/index.ts";
+import { type Reason, RpcError } from "../rpc/index.ts";
+import { failure } from "./failures.ts";
 
 /** What an attempt says about the provider. */
 export type Verdict = "success" | "failure" | "neutral";
@@ -42,13 +43,14 @@ const RAMP_SUCCESSES = 16;
 const UNBOUNDED = Number.POSITIVE_INFINITY;
 
 export class Breaker {
-  readonly #worker: string;
   readonly #failuresMax: number;
   readonly #resetMs: number;
   readonly #clock: () => number;
   readonly #opossum: CircuitBreaker<[RpcError | undefined], void>;
   readonly #counts = { successes: 0, failures: 0, rejected: 0 };
   #failuresInRow = 0;
+  /** Why the last one failed. */
+  #lastFailure: Reason = "PROVIDER_ERROR";
   #opened = 0;
   #openedAtMs = 0;
   #trial: Ticket | undefined;
@@ -62,13 +64,11 @@ export class Breaker {
 
   /** Opens after `failures` in a row; `resetMs` later it lets one request at a time try. `onChange` is called after each change. */
   constructor(options: {
-    readonly worker: string;
     readonly failures: number;
     readonly resetMs: number;
     readonly clock: () => number;
     readonly onChange: (state: BreakerState) => void;
   }) {
-    this.#worker = options.worker;
     this.#failuresMax = options.failures;
     this.#resetMs = options.resetMs;
     this.#clock = options.clock;
@@ -77,7 +77,6 @@ export class Breaker {
         if (failure !== undefined) throw failure;
       },
       {
-        name: options.worker,
         timeout: false,
         resetTimeout: options.resetMs,
         // opossum's own rule never opens it; open() is called below.
@@ -119,6 +118,11 @@ export class Breaker {
     };
   }
 
+  /** Why it refuses everything; undefined unless it is open. */
+  trouble(): RpcError | undefined {
+    return this.#opossum.opened ? failure("BREAKER_OPEN", this.#whyOpen()) : undefined;
+  }
+
   /** Throws BREAKER_OPEN, saying how long to wait; never for a last resort. */
   admit(lastResort = false): Ticket {
     if (this.#opossum.halfOpen && this.#trial === undefined) {
@@ -132,13 +136,12 @@ export class Breaker {
   #check(): void {
     if (this.#opossum.opened) {
       const waitMs = Math.max(this.#openedAtMs + this.#resetMs - this.#clock(), 0);
-      const failures = this.#failuresInRow === 1 ? "a failure" : `${this.#failuresInRow} failures in a row`;
-      throw this.#refusal(`rests after ${failures}`, waitMs);
+      throw this.#refusal(this.#whyOpen(), waitMs);
     }
-    if (this.#opossum.halfOpen) throw this.#refusal("is being tried after a rest", TRIAL_RETRY_AFTER_MS);
+    if (this.#opossum.halfOpen) throw this.#refusal("it is being tried after a rest", TRIAL_RETRY_AFTER_MS);
     if (this.#concurrentMax !== UNBOUNDED) this.#endRampInTime();
     if (this.#running >= this.#concurrentMax) {
-      throw this.#refusal(`recovers and serves ${this.#concurrentMax} requests at a time`, TRIAL_RETRY_AFTER_MS);
+      throw this.#refusal(`it recovers and serves ${this.#concurrentMax} requests at a time`, TRIAL_RETRY_AFTER_MS);
     }
   }
 
@@ -172,6 +175,7 @@ export class Breaker {
     }
     this.#endRampInTime();
     this.#failuresInRow += 1;
+    if (error !== undefined) this.#lastFailure = error.reason;
     if (this.#opossum.opened) {
       this.#restAnew();
       return;
@@ -201,9 +205,14 @@ export class Breaker {
     if (ramping && this.#clock() >= this.#rampEndsAtMs) this.#concurrentMax = UNBOUNDED;
   }
 
+  #whyOpen(): string {
+    if (this.#failuresInRow === 1) return `it rests after a failure (${this.#lastFailure})`;
+    return `it rests after ${this.#failuresInRow} failures in a row, the last one ${this.#lastFailure}`;
+  }
+
   #refusal(why: string, retryAfterMs: number): RpcError {
     this.#counts.rejected += 1;
-    return new RpcError("BREAKER_OPEN", `worker "${this.#worker}" ${why}`, { retryAfterMs });
+    return failure("BREAKER_OPEN", why, { retryAfterMs });
   }
 
   /** opossum takes no verdict while it is open. */

@@ -40,7 +40,6 @@ export interface Receiver {
 }
 
 interface PoolOptions {
-  readonly worker: string;
   readonly baseUrl: URL;
   readonly connections: number;
   readonly keepAliveMs: number;
@@ -49,7 +48,7 @@ interface PoolOptions {
 
 export class ConnectionPool {
   readonly options: PoolOptions;
-  /** Host and port, for messages. */
+  /** Host and port, for the log. */
   readonly authority: string;
   readonly #undici: Pool;
   readonly #waiting = new Set<Exchange>();
@@ -87,7 +86,7 @@ export class ConnectionPool {
       this.#waiting.add(exchange);
       exchange.wait();
     } else {
-      const message = `worker "${this.options.worker}": ${WAITING_MAX} requests wait for a connection already`;
+      const message = `${WAITING_MAX} requests wait for a connection already`;
       // Not before the caller has the exchange.
       queueMicrotask(() => exchange.abort(failure("WORKER_BUSY", message)));
     }
@@ -236,8 +235,8 @@ export class Exchange implements Dispatcher.DispatchHandler {
     this.#release();
     if (this.#ended) return;
     this.#end();
-    const { authority, options } = this.#pool;
-    this.#receiver.onError(fromConnectionError(error, { worker: options.worker, authority, begun: this.#begun }));
+    const { authority } = this.#pool;
+    this.#receiver.onError(fromConnectionError(error, { authority, begun: this.#begun }));
   }
 
   /** undici has done with it, so the connection is free or gone. */
@@ -263,30 +262,24 @@ export class Exchange implements Dispatcher.DispatchHandler {
   }
 
   #timeout(limit: Limit, limitMs: number): RpcError {
-    const worker = `worker "${this.#pool.options.worker}"`;
     if (limit === "total" && this.#paused) {
-      return failure(
-        "DEADLINE_EXCEEDED",
-        `${worker}: the answer was not taken within ${limitMs} ms (timeouts.totalMs)`,
-      );
+      return failure("DEADLINE_EXCEEDED", `the answer was not taken within ${limitMs} ms (timeouts.totalMs)`);
     }
+    const unconnected = (who: string) => `no connection to ${who} within ${limitMs} ms (timeouts.connectMs)`;
     switch (limit) {
       case "pool":
-        return failure("WORKER_BUSY", `${worker}: no connection became free within ${limitMs} ms (timeouts.poolMs)`);
+        return failure("WORKER_BUSY", `no connection became free within ${limitMs} ms (timeouts.poolMs)`);
       case "connect":
-        return failure(
-          "PROVIDER_TIMEOUT",
-          `${worker}: no connection to ${this.#pool.authority} within ${limitMs} ms (timeouts.connectMs)`,
-        );
+        return failure("PROVIDER_TIMEOUT", unconnected("the provider"), { forLog: unconnected(this.#pool.authority) });
       case "firstToken":
-        return failure("PROVIDER_TIMEOUT", `${worker}: no content within ${limitMs} ms (timeouts.firstTokenMs)`);
+        return failure("PROVIDER_TIMEOUT", `no content within ${limitMs} ms (timeouts.firstTokenMs)`);
       case "total":
-        return failure("PROVIDER_TIMEOUT", `${worker}: not finished within ${limitMs} ms (timeouts.totalMs)`);
+        return failure("PROVIDER_TIMEOUT", `not finished within ${limitMs} ms (timeouts.totalMs)`);
       case "stall":
-        return failure("PROVIDER_TIMEOUT", `${worker}: nothing came for ${limitMs} ms (timeouts.stallMs)`);
+        return failure("PROVIDER_TIMEOUT", `nothing came for ${limitMs} ms (timeouts.stallMs)`);
       case "errorBody":
       case "linger":
-        return failure("PROVIDER_TIMEOUT", `${worker}: the body did not end within ${limitMs} ms`);
+        return failure("PROVIDER_TIMEOUT", `the body did not end within ${limitMs} ms`);
     }
   }
 }

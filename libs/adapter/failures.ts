@@ -5,35 +5,44 @@
 import { errors as undiciErrors } from "undici";
 import { CATALOGUE, type Reason, RpcError, type RpcErrorDetails } from "../rpc/index.ts";
 
-const quotable = new WeakSet<RpcError>();
-
-/** An error whose message holds nothing that came from the client or the provider. */
-export function failure(reason: Reason, message: string, details?: RpcErrorDetails): RpcError {
-  const error = new RpcError(reason, message, details);
-  quotable.add(error);
-  return error;
+/**
+ * An error whose message holds nothing that came from the client or the provider. It names no address, as clients read it;
+ * where one helps, `details.forLog` has it.
+ */
+export function failure(reason: Reason, message: string, details: RpcErrorDetails = {}): RpcError {
+  return new RpcError(reason, message, { ...details, forLog: details.forLog ?? message });
 }
 
 /** What logs and spans may say about `error`. */
 export function describe(error: RpcError): string {
-  return quotable.has(error) ? error.message : CATALOGUE[error.reason].meaning;
+  return error.forLog ?? CATALOGUE[error.reason].meaning;
 }
+
+/** A key that is shorter may be a part of any word. */
+const KEY_CHARACTERS_MIN = 8;
 
 /** The same error without any of `secrets`: providers have been seen to echo the key that they refuse. */
 export function redact(error: RpcError, secrets: readonly string[]): RpcError {
+  // Written here, so it can't have one.
+  if (error.forLog !== undefined) return error;
   let { message } = error;
-  for (const secret of secrets) message = message.replaceAll(secret, "…");
+  for (const secret of secrets) message = without(message, secret);
   if (message === error.message) return error;
   const { field, retryAfterMs, attempts, key } = error;
   return new RpcError(error.reason, message, { field, retryAfterMs, attempts, key });
 }
 
+/** Short keys are hidden where they stand alone: "a" is a key in `wrong key: a`, and none in `an answer`. */
+function without(message: string, secret: string): string {
+  if (secret.length >= KEY_CHARACTERS_MIN) return message.replaceAll(secret, "…");
+  const pattern = secret.replaceAll(/[^A-Za-z0-9]/g, "\\$&");
+  return message.replaceAll(new RegExp(`(?<![A-Za-z0-9])${pattern}(?![A-Za-z0-9])`, "g"), "…");
+}
+
 /** The same error with another wait, or another key, that the request was sent with. */
 export function withDetails(error: RpcError, changed: Pick<RpcErrorDetails, "retryAfterMs" | "key">): RpcError {
-  const { reason, message, field, retryAfterMs, attempts, key, cause } = error;
-  const copy = new RpcError(reason, message, { field, retryAfterMs, attempts, key, cause, ...changed });
-  if (quotable.has(error)) quotable.add(copy);
-  return copy;
+  const { reason, message, field, retryAfterMs, attempts, key, forLog, cause } = error;
+  return new RpcError(reason, message, { field, retryAfterMs, attempts, key, forLog, cause, ...changed });
 }
 
 /** The system's code of a connection error: ECONNREFUSED, UND_ERR_SOCKET, … */
@@ -44,26 +53,26 @@ function systemCode(error: unknown): string {
   return "unknown error";
 }
 
-/** Translates what undici says. `begun` tells whether the answer's head had come. */
+/** Translates what undici says. `begun` tells whether the answer's head had come; `authority` is for the log. */
 export function fromConnectionError(
   cause: unknown,
-  { worker, authority, begun }: { readonly worker: string; readonly authority: string; readonly begun: boolean },
+  { authority, begun }: { readonly authority: string; readonly begun: boolean },
 ): RpcError {
-  const subject = `worker "${worker}"`;
+  const told = (reason: Reason, message: (who: string) => string, from?: unknown) =>
+    failure(reason, message("the provider"), { cause: from, forLog: message(authority) });
   // Its cause is left out: it carries a piece of the body.
   if (cause instanceof undiciErrors.HTTPParserError) {
-    return failure("PROVIDER_INVALID_ANSWER", `${subject}: ${authority} does not speak HTTP/1.1 as it should`);
+    return told("PROVIDER_INVALID_ANSWER", (who) => `${who} does not speak HTTP/1.1 as it should`);
   }
   const code = systemCode(cause);
   if (code === "UND_ERR_CONNECT_TIMEOUT") {
-    return failure("PROVIDER_TIMEOUT", `${subject}: no connection to ${authority} in time (${code})`, { cause });
+    return told("PROVIDER_TIMEOUT", (who) => `no connection to ${who} in time (${code})`, cause);
   }
   if (code === "UND_ERR_HEADERS_OVERFLOW") {
-    return failure("PROVIDER_INVALID_ANSWER", `${subject}: the answer of ${authority} has too large a head`, { cause });
+    return told("PROVIDER_INVALID_ANSWER", (who) => `the answer of ${who} has too large a head`, cause);
   }
-  if (begun)
-    return failure("PROVIDER_STREAM_CUT", `${subject}: ${authority} broke off its answer (${code})`, { cause });
-  return failure("PROVIDER_UNREACHABLE", `${subject}: no answer from ${authority} (${code})`, { cause });
+  if (begun) return told("PROVIDER_STREAM_CUT", (who) => `${who} broke off its answer (${code})`, cause);
+  return told("PROVIDER_UNREACHABLE", (who) => `no answer from ${who} (${code})`, cause);
 }
 
 /**

@@ -50,15 +50,14 @@ describe("a time-out", () => {
     await using worker = createTestWorker(`https://127.0.0.1:${server.port}`, { timeouts: { connectMs: 100 } });
     const { error } = await collect(worker.stream(REQUEST, startTestCall()));
     expect(error?.reason).toBe("PROVIDER_TIMEOUT");
-    expect(error?.message).toBe(
-      `worker "w": no connection to 127.0.0.1:${server.port} within 100 ms (timeouts.connectMs)`,
-    );
+    expect(error?.message).toBe("no connection to the provider within 100 ms (timeouts.connectMs)");
+    expect(error?.forLog).toBe(`no connection to 127.0.0.1:${server.port} within 100 ms (timeouts.connectMs)`);
   });
 
   it("ends an attempt whose provider says nothing", async () => {
     await using server = await serveByHand();
     await using worker = createTestWorker(server.url, { timeouts: { firstTokenMs: 100 } });
-    const message = 'worker "w": no content within 100 ms (timeouts.firstTokenMs)';
+    const message = "no content within 100 ms (timeouts.firstTokenMs)";
     const streamed = collect(worker.stream(REQUEST, startTestCall()));
     const first = closed((await server.take()).request);
     expect((await streamed).error).toMatchObject({ reason: "PROVIDER_TIMEOUT", message });
@@ -97,7 +96,7 @@ describe("a time-out", () => {
     expect(text).toBe("half");
     expect(error).toMatchObject({
       reason: "PROVIDER_TIMEOUT",
-      message: 'worker "w": nothing came for 150 ms (timeouts.stallMs)',
+      message: "nothing came for 150 ms (timeouts.stallMs)",
     });
     expect(performance.now() - startedAtMs).toBeGreaterThan(400);
   });
@@ -125,7 +124,7 @@ describe("a time-out", () => {
     expect(text).toMatch(/^x+$/);
     expect(error).toMatchObject({
       reason: "PROVIDER_TIMEOUT",
-      message: 'worker "w": not finished within 200 ms (timeouts.totalMs)',
+      message: "not finished within 200 ms (timeouts.totalMs)",
     });
   });
 });
@@ -309,7 +308,7 @@ describe("the pool", () => {
     const { response } = await server.take();
     expect((await collect(worker.stream(REQUEST, startTestCall()))).error).toMatchObject({
       reason: "WORKER_BUSY",
-      message: 'worker "w": no connection became free within 100 ms (timeouts.poolMs)',
+      message: "no connection became free within 100 ms (timeouts.poolMs)",
     });
     startSse(response).end(GOOD);
     expect((await holder).error).toBeUndefined();

@@ -138,7 +138,8 @@ describe("a streamed answer", () => {
     const { text, error } = await collect(worker.stream(REQUEST, call));
     expect(text).toBe("half");
     expect(error?.reason).toBe("PROVIDER_STREAM_CUT");
-    expect(error?.message).toMatch(/127\.0\.0\.1:\d+ broke off its answer \(UND_ERR_SOCKET\)/);
+    expect(error?.message).toBe("the provider broke off its answer (UND_ERR_SOCKET)");
+    expect(error?.forLog).toMatch(/^127\.0\.0\.1:\d+ broke off its answer \(UND_ERR_SOCKET\)$/);
   });
 
   it("is cut when the connection is reset", async () => {
@@ -374,8 +375,77 @@ describe("an answer that is not 2xx", () => {
   });
 });
 
+describe("an answer that no server of the provider gives", () => {
+  const page = "<html><title>Welcome to canary</title></html>";
+
+  async function answered(status: number, type: string, streamed: boolean) {
+    await using server = await serveHttp((request, response) => {
+      request.resume();
+      response.writeHead(status, { "content-type": type }).end(page);
+    });
+    const error = () => new RpcError("PROVIDER_INVALID_ANSWER", page);
+    await using worker = createTestWorker(server.url, {}, { dialect: createTestDialect("sse", { error }) });
+    const failed = streamed
+      ? (await collect(worker.stream(REQUEST, call))).error
+      : await errorOf(worker.complete(REQUEST, call));
+    expect(failed?.reason).toBe("PROVIDER_INVALID_ANSWER");
+    expect(failed?.message).not.toContain("canary");
+    expect(worker.lines.join()).not.toContain("canary");
+    return failed?.message;
+  }
+
+  it.each([false, true])("is told by its status and type, not by its words (streamed: %s)", async (streamed) => {
+    const message = "the provider answered 404 text/html; is baseUrl right?";
+    expect(await answered(404, "text/html; charset=utf-8", streamed)).toBe(message);
+  });
+
+  it("is told also when it looks like success", async () => {
+    expect(await answered(200, "text/html", true)).toBe(
+      "the provider sent no stream (it answered 200 text/html; is baseUrl right?)",
+    );
+    expect(await answered(200, "text/html", false)).toMatch(
+      /^the answer is not JSON: wrong at position 0 of \d+ \(it answered 200 text\/html; is baseUrl right\?\)$/,
+    );
+    expect(await answered(200, "application/json", false)).toMatch(/ \(it answered 200 application\/json\)$/);
+  });
+});
+
+describe("an error that echoes a key", () => {
+  async function told(key: string, message: string) {
+    await using server = await serveHttp((request, response) => {
+      request.resume();
+      response.writeHead(401).end();
+    });
+    const error = () => new RpcError("PROVIDER_REFUSED_KEY", message);
+    const dialect = createTestDialect("sse", { error });
+    await using worker = createTestWorker(server.url, { keys: [key] }, { dialect });
+    return (await errorOf(worker.complete(REQUEST, call))).message;
+  }
+
+  it("hides a long one wherever it stands", async () => {
+    expect(await told("canary-key", "wrong:canary-key-canary-keyx")).toBe("wrong:…-…x");
+  });
+
+  it("hides a short one where it stands alone, and leaves words as they are", async () => {
+    expect(await told("a", "no answer for key a (a): an 'a' is wrong")).toBe(
+      "no answer for key … (…): an '…' is wrong",
+    );
+    expect(await told("$.*", "key $.* is no key, $x.y* is none either")).toBe("key … is no key, $x.y* is none either");
+  });
+
+  it("leaves what Cortex says itself as it is", async () => {
+    const { port } = await (async () => {
+      await using server = await serveTcp(() => {});
+      return server;
+    })();
+    await using worker = createTestWorker(`http://127.0.0.1:${port}`, { keys: ["answer"] });
+    const { message } = await errorOf(worker.complete(REQUEST, call));
+    expect(message).toBe("no answer from the provider (ECONNREFUSED)");
+  });
+});
+
 describe("a provider that can't be reached", () => {
-  it("is named with host, port and the system's code, without the key", async () => {
+  it("is named with host and port to the log alone, and with the system's code to everybody", async () => {
     const { port } = await (async () => {
       await using server = await serveTcp(() => {});
       return server;
@@ -383,7 +453,9 @@ describe("a provider that can't be reached", () => {
     await using worker = createTestWorker(`http://127.0.0.1:${port}`, { keys: ["canary-key"] });
     const { error } = await collect(worker.stream(REQUEST, call));
     expect(error?.reason).toBe("PROVIDER_UNREACHABLE");
-    expect(error?.message).toBe(`worker "w": no answer from 127.0.0.1:${port} (ECONNREFUSED)`);
+    expect(error?.message).toBe("no answer from the provider (ECONNREFUSED)");
+    expect(error?.forLog).toBe(`no answer from 127.0.0.1:${port} (ECONNREFUSED)`);
+    expect(worker.lines.join()).toContain(`worker is unavailable: no answer from 127.0.0.1:${port} (ECONNREFUSED)`);
     expect(await errorOf(worker.complete(REQUEST, call))).toMatchObject({ reason: "PROVIDER_UNREACHABLE" });
   });
 
@@ -391,7 +463,8 @@ describe("a provider that can't be reached", () => {
     await using worker = createTestWorker("http://no-such-host.invalid:8080");
     const error = await errorOf(worker.complete(REQUEST, call));
     expect(error.reason).toBe("PROVIDER_UNREACHABLE");
-    expect(error.message).toMatch(/no-such-host\.invalid:8080 \((ENOTFOUND|EAI_AGAIN)\)/);
+    expect(error.message).toMatch(/^no answer from the provider \((ENOTFOUND|EAI_AGAIN)\)$/);
+    expect(error.forLog).toMatch(/no-such-host\.invalid:8080 \((ENOTFOUND|EAI_AGAIN)\)/);
   });
 
   it("is unreachable when it closes the connection without an answer", async () => {

@@ -100,7 +100,6 @@ class HttpWorker implements Worker, AttemptHost {
     this.log = dependencies.log.child({ worker: settings.name });
     this.#clock = dependencies.clock ?? Date.now;
     this.keys = new Keys({
-      worker: settings.name,
       keys: settings.keys,
       clock: this.#clock,
       onChange: (change) => this.#keyChanged(change),
@@ -110,17 +109,15 @@ class HttpWorker implements Worker, AttemptHost {
     this.#random = dependencies.random ?? Math.random;
     this.#closeWaitMs = dependencies.closeWaitMs ?? CLOSE_WAIT_MS;
     this.#timeouts = withDefaults(defaults.timeouts, settings.timeouts);
-    this.#active = new ActiveRequests(settings.name, settings.limits?.concurrent ?? 0);
+    this.#active = new ActiveRequests(settings.limits?.concurrent ?? 0);
     this.#models = settings.models ?? [];
     this.#properties = this.#knownProperties();
     this.pool = new ConnectionPool({
-      worker: settings.name,
       baseUrl: parseBaseUrl(settings.baseUrl ?? defaults.baseUrl),
       timeouts: this.#timeouts,
       ...withDefaults(defaults.pool, settings.pool),
     });
     this.breaker = new Breaker({
-      worker: settings.name,
       failures: settings.breaker?.failures ?? BREAKER_FAILURES,
       resetMs: settings.breaker?.resetMs ?? BREAKER_RESET_MS,
       clock: this.#clock,
@@ -189,7 +186,7 @@ class HttpWorker implements Worker, AttemptHost {
   async embed(request: EmbeddingRequest, call: Call, { lastResort }: RequestOptions = {}): Promise<EmbedResponse> {
     const { embedding, provider } = this.dialect;
     if (embedding === undefined) {
-      throw failure("UNIMPLEMENTED", `worker "${this.name}": ${provider} has no embeddings`);
+      throw failure("UNIMPLEMENTED", `${provider} has no embeddings`);
     }
     const context = this.#context(request.model);
     const translated = this.#translate(call, () => embedding.request(request, context));
@@ -316,7 +313,7 @@ class HttpWorker implements Worker, AttemptHost {
   }
 
   #draining(): RpcError {
-    return failure("NODE_DRAINING", `worker "${this.name}" is being closed`);
+    return failure("NODE_DRAINING", "it is being closed");
   }
 
   #context(model: string, begun?: string): AttemptContext {

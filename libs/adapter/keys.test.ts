@@ -9,7 +9,7 @@ const { AVAILABLE, RESTING, OUT } = KeyState;
 function createKeys(keys: readonly string[]): { keys: Keys; changes: KeyChange[] } {
   const changes: KeyChange[] = [];
   return {
-    keys: new Keys({ worker: "w", keys, clock: Date.now, onChange: (change) => void changes.push(change) }),
+    keys: new Keys({ keys, clock: Date.now, onChange: (change) => void changes.push(change) }),
     changes,
   };
 }
@@ -314,7 +314,6 @@ describe("whatever the answers are", () => {
         let nowMs = 1_000_000;
         const changes: KeyChange[] = [];
         const keys = new Keys({
-          worker: "w",
           keys: Array.from({ length: count }, (_, index) => `k${index}`),
           clock: () => nowMs,
           onChange: (change) => void changes.push(change),

@@ -123,7 +123,6 @@ class PooledKey implements Key {
 }
 
 interface KeysOptions {
-  readonly worker: string;
   readonly keys: readonly string[];
   /** Milliseconds since the Unix epoch. */
   readonly clock: () => number;
@@ -131,7 +130,6 @@ interface KeysOptions {
 }
 
 export class Keys {
-  readonly #worker: string;
   readonly #clock: () => number;
   readonly #onChange: (change: KeyChange) => void;
   readonly #keys: readonly PooledKey[];
@@ -140,8 +138,7 @@ export class Keys {
   #firesAtMs = Number.POSITIVE_INFINITY;
   #shutDown = false;
 
-  constructor({ worker, keys, clock, onChange }: KeysOptions) {
-    this.#worker = worker;
+  constructor({ keys, clock, onChange }: KeysOptions) {
     this.#clock = clock;
     this.#onChange = onChange;
     this.#keys = [...new Set(keys)].map((secret) => new PooledKey(secret));
@@ -162,15 +159,14 @@ export class Keys {
     if (this.count === 0) return undefined;
     const nowMs = this.#clock();
     if (this.#keys.some((key) => key.canServe(nowMs))) return undefined;
-    const worker = `worker "${this.#worker}"`;
     const retryAfterMs = this.waitMs(nowMs);
     if (retryAfterMs === undefined) {
       const what = this.count === 1 ? "its key" : `all of its ${this.count} keys`;
-      return failure("PROVIDER_REFUSED_KEY", `${worker}: the provider has refused ${what}`);
+      return failure("PROVIDER_REFUSED_KEY", `the provider has refused ${what}`);
     }
     const limited = this.#keys.some((key) => !key.out && key.restReason === "PROVIDER_RATE_LIMITED");
     const seconds = Math.ceil(retryAfterMs / 1_000);
-    const message = `${worker}: no key can be used, the first one rests for ${seconds} s more`;
+    const message = `no key can be used, the first one rests for ${seconds} s more`;
     return failure(limited ? "PROVIDER_RATE_LIMITED" : "PROVIDER_QUOTA_EXHAUSTED", message, { retryAfterMs });
   }
 

@@ -30,7 +30,8 @@ export function shortened(text: string): string {
  */
 export function failureMessage(status: number, said: string, reason: Reason, code = ""): string {
   const line = oneLine(said);
+  // Whoever answered so is not who was meant: what it said may be anything.
+  if (reason === "PROVIDER_INVALID_ANSWER") return `the provider answered ${status}`;
   if (line === "") return `the provider answered ${status}${code === "" ? "" : ` (${code})`}`;
-  // "Not found" alone would not say who has not found what.
-  return shortened(reason === "PROVIDER_INVALID_ANSWER" ? `the provider answered ${status}: ${line}` : line);
+  return shortened(line);
 }

@@ -87,7 +87,7 @@ export function createClients(options: ClientsOptions): Clients {
     if (known !== undefined) return known;
     const address = directory.node(id)?.address;
     if (address === undefined) throw new RpcError("NODE_UNREACHABLE", `node ${id} is not in the directory`);
-    const channel = connect(address, { meshSecret: options.meshSecret });
+    const channel = connect(address, { meshSecret: options.meshSecret, target: `node ${id}` });
     channel.onConnection((connected) => {
       if (connected) directory.markReachable(id);
       else {

@@ -253,13 +253,14 @@ describe.each(Object.entries(CARRIERS))("a service reached %s", (_name, reach) =
     await iterator.return?.();
   });
 
-  it("brings a known error across with its reason, message, field, wait, attempts and key", async () => {
+  it("brings a known error across with its reason, message, field, wait, attempts, key and what logs may say", async () => {
     const attempts = [{ worker: "w1", reason: "PROVIDER_ERROR", message: "answered 500" }] as const;
     const thrown = new RpcError("NO_WORKERS_AVAILABLE", "no workers available", {
       field: "model",
       retryAfterMs: 1_500,
       attempts,
       key: "8254c329",
+      forLog: "nobody at 10.0.0.1:80",
       cause: new Error("secret detail"),
     });
     const router = await reach(
@@ -287,6 +288,7 @@ describe.each(Object.entries(CARRIERS))("a service reached %s", (_name, reach) =
       expect(error.retryAfterMs).toBe(1_500);
       expect(error.attempts).toEqual(attempts);
       expect(error.key).toBe("8254c329");
+      expect(error.forLog).toBe("nobody at 10.0.0.1:80");
     }
     expect(texts).toEqual(["a"]);
   });

@@ -339,6 +339,11 @@ export interface RpcErrorDetails {
   readonly attempts?: readonly FailedAttempt[] | undefined;
   /** The fingerprint of the provider's key that the request was sent with: for the accounts, not for the client. */
   readonly key?: string | undefined;
+  /**
+   * What a log or a span may say of it, for operators: addresses may stand in it, nothing that came from the client or the
+   * provider. Absent: they give the meaning of its reason.
+   */
+  readonly forLog?: string | undefined;
   /** The underlying error: for the log, never for the caller. */
   readonly cause?: unknown;
 }
@@ -350,6 +355,7 @@ export class RpcError extends Error {
   readonly retryAfterMs: number | undefined;
   readonly attempts: readonly FailedAttempt[];
   readonly key: string | undefined;
+  readonly forLog: string | undefined;
 
   constructor(reason: Reason, message: string, details: RpcErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -359,6 +365,7 @@ export class RpcError extends Error {
     this.retryAfterMs = details.retryAfterMs;
     this.attempts = details.attempts ?? [];
     this.key = details.key;
+    this.forLog = details.forLog;
   }
 
   get code(): status {

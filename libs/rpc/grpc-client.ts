@@ -21,6 +21,8 @@ export interface ChannelOptions {
   readonly meshSecret?: (() => string | undefined) | undefined;
   /** A client's key, for everyone else. */
   readonly clientKey?: string | undefined;
+  /** What errors call the other end; by its address when absent, which only those may read who have given it. */
+  readonly target?: string | undefined;
 }
 
 /** A connection to one node. */
@@ -65,6 +67,7 @@ export function connect(address: string, options: ChannelOptions): Channel {
     "grpc.use_local_subchannel_pool": 1,
     "grpc.enable_http_proxy": 0,
   });
+  const target = options.target ?? `the node at ${address}`;
   let closed = false;
   const ongoing = new Set<Ongoing>();
 
@@ -92,7 +95,7 @@ export function connect(address: string, options: ChannelOptions): Channel {
         if (!method.responseStream) {
           return [
             key,
-            (request: unknown, call: Call) => callUnary(client, described, request, call, metadataOf, address, ongoing),
+            (request: unknown, call: Call) => callUnary(client, described, request, call, metadataOf, target, ongoing),
           ];
         }
         return [
@@ -110,7 +113,7 @@ export function connect(address: string, options: ChannelOptions): Channel {
                     options,
                   ),
                 call,
-                address,
+                target,
                 ongoing,
               ),
           }),
@@ -155,7 +158,7 @@ function callUnary(
   request: unknown,
   call: Call,
   metadataOf: (call: Call) => Metadata,
-  address: string,
+  target: string,
   ongoing: Set<Ongoing>,
 ): Promise<unknown> {
   return new Promise((resolve, reject) => {
@@ -183,7 +186,7 @@ function callUnary(
         ongoing.delete(self);
         call.signal.removeEventListener("abort", onAbort);
         if (error === null) resolve(response);
-        else reject(toRpcError(error, call, address));
+        else reject(toRpcError(error, call, target));
       },
     );
     call.signal.addEventListener("abort", onAbort, { once: true });
@@ -204,7 +207,7 @@ class RemoteStream implements AsyncIterator<unknown>, Ongoing {
   constructor(
     start: (options: { deadline: number }) => ClientReadableStream<unknown>,
     call: Call,
-    address: string,
+    target: string,
     ongoing: Set<Ongoing>,
   ) {
     this.#signal = call.signal;
@@ -227,7 +230,7 @@ class RemoteStream implements AsyncIterator<unknown>, Ongoing {
       if (this.#waiting.push(message) >= WAITING_MESSAGES_MAX) rpc.pause();
     });
     rpc.on("end", () => this.#end(undefined));
-    rpc.on("error", (error: ServiceError) => this.#end(toRpcError(error, call, address)));
+    rpc.on("error", (error: ServiceError) => this.#end(toRpcError(error, call, target)));
   }
 
   next(): Promise<IteratorResult<unknown>> {
@@ -274,9 +277,9 @@ class RemoteStream implements AsyncIterator<unknown>, Ongoing {
   }
 }
 
-function toRpcError(error: ServiceError, call: Call, address: string): RpcError {
+function toRpcError(error: ServiceError, call: Call, target: string): RpcError {
   if (call.signal.aborted && (error.code === status.CANCELLED || error.code === status.DEADLINE_EXCEEDED)) {
     return abortReason(call.signal);
   }
-  return fromServiceError(error, `the node at ${address}`);
+  return fromServiceError(error, target);
 }

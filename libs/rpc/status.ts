@@ -7,12 +7,14 @@ import type { MessageType } from "./service.ts";
 /** Where gRPC libraries look for rich error details. */
 const DETAILS_KEY = "grpc-status-details-bin";
 const DOMAIN = "cortex";
-/** Under which name ErrorInfo's metadata has the fingerprint of the key. */
+/** Under which names ErrorInfo's metadata has the fingerprint of the key, and what logs may say. */
 const METADATA_KEY = "key";
+const METADATA_FOR_LOG = "log";
 /** Trailers share an 8 KiB limit in many HTTP/2 stacks, so what can grow is cut to these. */
 const ATTEMPTS_MAX = 16;
 const MESSAGE_CHARACTERS_MAX = 1_000;
 const ATTEMPT_MESSAGE_CHARACTERS_MAX = 160;
+const FOR_LOG_CHARACTERS_MAX = 300;
 
 const TYPE_URL = {
   errorInfo: "type.googleapis.com/google.rpc.ErrorInfo",
@@ -25,6 +27,7 @@ const TYPE_URL = {
 export function toStatus(error: RpcError): StatusObject {
   const message = error.message.slice(0, MESSAGE_CHARACTERS_MAX);
   const about: Record<string, string> = error.key === undefined ? {} : { [METADATA_KEY]: error.key };
+  if (error.forLog !== undefined) about[METADATA_FOR_LOG] = error.forLog.slice(0, FOR_LOG_CHARACTERS_MAX);
   const info = { reason: error.reason, domain: DOMAIN, metadata: about };
   const details = [any(TYPE_URL.errorInfo, ErrorInfo, info)];
   if (error.retryAfterMs !== undefined) {
@@ -70,6 +73,7 @@ function fromDetails(encoded: Buffer, cause: ServiceError): RpcError | undefined
         const info = ErrorInfo.decode(value);
         reason = info.reason;
         details.key = info.metadata[METADATA_KEY];
+        details.forLog = info.metadata[METADATA_FOR_LOG];
       }
       if (typeUrl === TYPE_URL.badRequest) details.field = BadRequest.decode(value).fieldViolations[0]?.field;
       if (typeUrl === TYPE_URL.retryInfo) {

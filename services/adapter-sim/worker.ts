@@ -62,7 +62,7 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
   const pace = readPace(settings);
   const models = settings.models ?? [SIM];
   const modelProperties = propertiesOf(settings, models, () => ({ capabilities: ["prefill"] }));
-  const active = new ActiveRequests(settings.name, settings.limits?.concurrent ?? 0);
+  const active = new ActiveRequests(settings.limits?.concurrent ?? 0);
 
   function served(request: CompletionRequest | { model: string }, seed: Buffer): Served {
     return {

@@ -11,7 +11,7 @@
 import { AttemptKind } from "../../libs/gen/cortex/events/v1/events.ts";
 import { type RoutingOptions, Strategy } from "../../libs/gen/cortex/router/v1/router.ts";
 import type { StrategyName } from "../../libs/host/index.ts";
-import { abortReason, type Call, type FailedAttempt, type Reason, RpcError } from "../../libs/rpc/index.ts";
+import { abortReason, CATALOGUE, type Call, type FailedAttempt, type Reason, RpcError } from "../../libs/rpc/index.ts";
 import { traceFields } from "../../libs/telemetry/index.ts";
 import { Attempt } from "./attempt.ts";
 import { type Candidate, RANK_DOWN, type Resolution, rankOf } from "./candidates.ts";
@@ -484,7 +484,8 @@ export class Plan {
       const message = `every worker is limited by its provider: ${reasons.join("; ")}`;
       return new RpcError("PROVIDER_RATE_LIMITED", message, details);
     }
-    return new RpcError("NO_WORKERS_AVAILABLE", `no workers available: ${reasons.join("; ")}`, details);
+    const message = `no workers available: ${reasons.join("; ")}. ${CATALOGUE.NO_WORKERS_AVAILABLE.remedy}`;
+    return new RpcError("NO_WORKERS_AVAILABLE", message, details);
   }
 
   /** How long until the first of the workers may serve again, as far as they have said. */

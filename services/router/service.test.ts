@@ -108,9 +108,30 @@ describe.each(Object.entries(WAYS))("a request, %s", (way, ask) => {
       { worker: "b", reason: "PROVIDER_RATE_LIMITED", message: "slower" },
       { worker: "c", reason: "INTERNAL" },
     ]);
-    expect(error.message).toMatch(/a: PROVIDER_RATE_LIMITED \(slow down\); b: .*; c: INTERNAL/);
+    expect(error.message).toMatch(
+      /a: PROVIDER_RATE_LIMITED \(slow down\); b: .*; c: INTERNAL.*\. Try again; operators: /,
+    );
     expect(error.message).not.toContain("secret");
     expect(mesh.logged.some((line) => line.includes("no workers available"))).toBe(true);
+  });
+
+  it("is in the log once, with what is for the log alone and without a stack, and with none of that for the client", async () => {
+    const forLog = "no answer from 10.1.2.3:80";
+    const away = new RpcError("PROVIDER_UNREACHABLE", "no answer", { forLog, cause: new Error("ECONNREFUSED") });
+    const long = new RpcError("CONTEXT_LENGTH_EXCEEDED", "too long", { forLog });
+    const mesh = new FakeMesh({ a: failing(away), b: failing(long) });
+    const error = await failureOf(ask(mesh.router()));
+    expect(error).toMatchObject({ reason: "CONTEXT_LENGTH_EXCEEDED", message: "too long" });
+    expect(error.forLog).toBeUndefined();
+    const lines = mesh.logged.map((line) => JSON.parse(line) as { worker: string; level: number; message: string });
+    expect(lines.map(({ worker, level, message }) => [worker, level, message])).toEqual([
+      ["a", 40, `attempt failed: ${forLog}`],
+      ["b", 40, `attempt failed: ${forLog}`],
+    ]);
+    expect(mesh.logged.join()).not.toMatch(/stack|\bat /);
+    const alone = await failureOf(ask(new FakeMesh({ a: failing(away) }).router()));
+    expect(JSON.stringify([alone.message, alone.attempts])).not.toContain("10.1.2.3");
+    expect(alone.forLog).toBeUndefined();
   });
 
   it("that every worker refuses for the same parameter names that parameter", async () => {

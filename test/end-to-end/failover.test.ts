@@ -130,6 +130,30 @@ describe.each(SHAPES)("failover with %s", (shape) => {
     await expect.poll(() => mesh.output()).toContain("no workers available");
   });
 
+  it("tells the client which worker failed and why, and the log once where that was", async () => {
+    const response = await fetch(`${mesh.rest}/v1/chat/completions`, {
+      method: "POST",
+      body: JSON.stringify({ model: "gone/g", messages }),
+    });
+    const body = await response.text();
+    const { error } = JSON.parse(body) as {
+      error: { message: string; cortex: { trace_id: string; attempts: object[] } };
+    };
+    expect(error.message).toMatch(/^no workers available: gone: PROVIDER_UNREACHABLE \(no answer from the provider /);
+    expect(error.message).toMatch(/Try again; operators: cortex workers list, cortex doctor\.$/);
+    expect(body).not.toMatch(/127\.0\.0\.1|localhost|worker \\"gone/);
+    const told = () =>
+      mesh
+        .output()
+        .split("\n")
+        .filter((line) => line.includes(error.cortex.trace_id) && line.includes("attempt failed"));
+    await expect.poll(told).toHaveLength(error.cortex.attempts.length);
+    for (const line of told()) {
+      expect(line).toMatch(/"message":"attempt failed: no answer from 127\.0\.0\.1:\d+ \(ECONNREFUSED\)"/);
+      expect(line).not.toContain("stack");
+    }
+  });
+
   it("does not try another worker when the request itself is at fault", async () => {
     bad.behave("status:400");
     const before = good.generations.length;
