@@ -160,15 +160,31 @@ describe("the memory of an hour", () => {
     expect(await models(laterMs - 10_000)).toEqual({ a: 1, c: 1, [OTHER]: 1 });
   });
 
-  it("gives no place to models that nobody has", async () => {
+  it.each([
+    [RequestOutcome.FAILED, "MODEL_NOT_FOUND"],
+    [RequestOutcome.FAILED, "CACHE_MISS"],
+    [RequestOutcome.FAILED, "DEADLINE_EXCEEDED"],
+    [RequestOutcome.CANCELLED, "CANCELLED"],
+  ])("gives no place to models of which nobody knows whose they are: %s %s", async (outcome, reason) => {
     const memory = new Memory();
-    for (let index = 0; index < 5_000; index++) {
-      const failed = { outcome: RequestOutcome.FAILED, reason: "MODEL_NOT_FOUND" };
-      memory.request(request({ ...failed, requestedModel: `made-up-${index}` }), START_MS);
+    for (let index = 0; index < 1_000; index++) {
+      memory.request(request({ outcome, reason, attempts: 0, requestedModel: `made-up-${index}` }), START_MS);
     }
     memory.request(request(), START_MS);
     const { by } = await memory.window(START_MS, [Dimension.MODEL]);
     expect([...by.get(Dimension.MODEL)!.keys()].sort()).toEqual([OTHER, "gpt-4o"]);
+  });
+
+  it("gives a place to models that somebody has, also when nobody is free and when the answer was kept", async () => {
+    const memory = new Memory();
+    const refused = { outcome: RequestOutcome.FAILED, attempts: 0 };
+    memory.request(request({ requestedModel: "kept", attempts: 0, cache: "l1" }), START_MS);
+    memory.request(request({ requestedModel: "full", ...refused, reason: "OVERLOADED" }), START_MS);
+    memory.request(request({ requestedModel: "gone", ...refused, reason: "NO_WORKERS_AVAILABLE" }), START_MS);
+    const left = { outcome: RequestOutcome.CANCELLED, reason: "CANCELLED", attempts: 1 };
+    memory.request(request({ requestedModel: "left", ...left }), START_MS);
+    const { by } = await memory.window(START_MS, [Dimension.MODEL]);
+    expect([...by.get(Dimension.MODEL)!.keys()].sort()).toEqual(["full", "gone", "kept", "left"]);
   });
 
   it("levels off, and within its bound: the oldest steps get longer, and every count stays", async () => {

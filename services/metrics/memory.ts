@@ -4,9 +4,10 @@
  *
  * Everything in here follows from the events and their order alone, never from this machine's clock: all replicas hold the same.
  */
-import type { AttemptFinished, RequestFinished } from "../../libs/gen/cortex/events/v1/events.ts";
+import { type AttemptFinished, type RequestFinished, RequestOutcome } from "../../libs/gen/cortex/events/v1/events.ts";
 import { Step } from "../../libs/gen/cortex/metrics/v1/memory.ts";
 import { Dimension } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
+import type { Reason } from "../../libs/rpc/index.ts";
 import { Tally } from "./tally.ts";
 
 /** The dimensions that figures are kept by. */
@@ -55,6 +56,17 @@ interface SealedStep {
 }
 
 type Names = Map<string, Tally>;
+
+/** How a request for a model that there is ends without an attempt. */
+const NOBODY_FREE: ReadonlySet<string> = new Set<string>(["NO_WORKERS_AVAILABLE", "OVERLOADED"] satisfies Reason[]);
+
+/**
+ * Whether somebody has the model. A client may make up any number of names, and have its requests end before anybody looks whose they
+ * are: it leaves, or wants answers of the cache alone. Such names push out none that is somebody's.
+ */
+function isSomebodys({ outcome, attempts, reason }: RequestFinished): boolean {
+  return outcome === RequestOutcome.SERVED || attempts > 0 || NOBODY_FREE.has(reason);
+}
 
 /** What was added up over a window. */
 export interface Window {
@@ -124,9 +136,7 @@ export class Memory {
   request(request: RequestFinished, atMs: number): void {
     const step = this.#stepOf(atMs);
     step.total.addRequest(request);
-    // A client may make up any number of models that nobody has: their names push out none that is somebody's.
-    const model = request.reason === "MODEL_NOT_FOUND" ? OTHER : request.requestedModel;
-    this.#tally(step, Dimension.MODEL, model).addRequest(request);
+    this.#tally(step, Dimension.MODEL, isSomebodys(request) ? request.requestedModel : OTHER).addRequest(request);
     this.#tally(step, Dimension.TENANT, request.tenant).addRequest(request);
     if (request.strategy !== "") this.#tally(step, Dimension.STRATEGY, request.strategy).addRequest(request);
   }

@@ -40,14 +40,13 @@ describe("the score of a worker or provider", () => {
     expect(success).toBeCloseTo(served + failed === 0 ? 0 : served / (served + failed));
   });
 
-  it("does not count what is not its making: clients that left, slower hedges, requests that are wrong", () => {
+  it("does not count what is not its making: clients that left, slower hedges, requests that are wrong, our own limit", () => {
     const others = [
       { outcome: CANCELLED, reason: "CANCELLED" },
       { outcome: SUPERSEDED },
-      ...["INVALID_REQUEST", "CONTEXT_LENGTH_EXCEEDED", "CONTENT_FILTERED", "UNSUPPORTED_PARAMETER"].map((reason) => ({
-        outcome: FAILED,
-        reason,
-      })),
+      ...["INVALID_REQUEST", "CONTEXT_LENGTH_EXCEEDED", "CONTENT_FILTERED", "UNSUPPORTED_PARAMETER", "WORKER_BUSY"].map(
+        (reason) => ({ outcome: FAILED, reason }),
+      ),
     ];
     expect(score(10, 100, others)).toMatchObject({ score: 100, attempts: 10, success: 1 });
     expect(score(0, 0, others)).toMatchObject({ score: 0, attempts: 0 });

@@ -14,12 +14,12 @@ import { Sketch } from "./sketch.ts";
 const OTHER_REASON = "(other)";
 
 /**
- * Failures that say nothing about who was asked: the client's own, and what this request wanted and another one would not. All
- * others are failures of the worker, for whatever cause it could not serve.
+ * Failures that say nothing about who was asked: the client's own, what this request wanted and another one would not, and that the
+ * worker had as many requests as we let it have. All others are failures of the worker, for whatever cause it could not serve.
  */
 const NOT_ITS_FAULT: ReadonlySet<string> = new Set<string>([
   ...Object.entries(CATALOGUE).flatMap(([reason, entry]) => (entry.class === "request" ? [reason] : [])),
-  ...(["UNSUPPORTED_PARAMETER", "PROVIDER_REQUEST_TOO_LARGE", "CANCELLED"] satisfies Reason[]),
+  ...(["UNSUPPORTED_PARAMETER", "PROVIDER_REQUEST_TOO_LARGE", "WORKER_BUSY", "CANCELLED"] satisfies Reason[]),
 ]);
 
 /** A tally that is being made. */
