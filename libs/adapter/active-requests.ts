@@ -29,9 +29,12 @@ export class ActiveRequests {
 
   /** Throws WORKER_BUSY when there are as many as there may be. */
   check(): void {
-    if (!this.full) return;
-    const message = `it serves ${this.#count} requests, as many as it may (limits.concurrent)`;
-    throw failure("WORKER_BUSY", message);
+    if (this.full) throw failure("WORKER_BUSY", this.whyFull());
+  }
+
+  /** Why there is no room, when there is none. */
+  whyFull(): string {
+    return `it serves ${this.#max} ${this.#max === 1 ? "request" : "requests"}, as many as it may (limits.concurrent)`;
   }
 
   /** One more. Give it back with `end` exactly once. */

@@ -374,11 +374,11 @@ describe("the breaker", () => {
   it("refuses with an error that says why", () => {
     const { breaker } = createBreaker();
     fail(breaker, 4);
-    expect(breaker.trouble()).toBeUndefined();
+    expect(breaker.whyOpen()).toBeUndefined();
     breaker.settle(breaker.admit(), "failure", new RpcError("PROVIDER_TIMEOUT", "no content"));
     expect(refusal(breaker)).toBeInstanceOf(RpcError);
     expect(refusal(breaker)?.message).toBe("it rests after 5 failures in a row, the last one PROVIDER_TIMEOUT");
-    expect(breaker.trouble()?.message).toBe(refusal(breaker)?.message);
+    expect(breaker.whyOpen()).toBe(refusal(breaker)?.message);
     breaker.shutdown();
   });
 });

@@ -118,9 +118,11 @@ export class Breaker {
     };
   }
 
-  /** Why it refuses everything; undefined unless it is open. */
-  trouble(): RpcError | undefined {
-    return this.#opossum.opened ? failure("BREAKER_OPEN", this.#whyOpen()) : undefined;
+  /** Why it is open; undefined unless it is. */
+  whyOpen(): string | undefined {
+    if (!this.#opossum.opened) return undefined;
+    if (this.#failuresInRow === 1) return `it rests after a failure (${this.#lastFailure})`;
+    return `it rests after ${this.#failuresInRow} failures in a row, the last one ${this.#lastFailure}`;
   }
 
   /** Throws BREAKER_OPEN, saying how long to wait; never for a last resort. */
@@ -134,9 +136,9 @@ export class Breaker {
   }
 
   #check(): void {
-    if (this.#opossum.opened) {
-      const waitMs = Math.max(this.#openedAtMs + this.#resetMs - this.#clock(), 0);
-      throw this.#refusal(this.#whyOpen(), waitMs);
+    const open = this.whyOpen();
+    if (open !== undefined) {
+      throw this.#refusal(open, Math.max(this.#openedAtMs + this.#resetMs - this.#clock(), 0));
     }
     if (this.#opossum.halfOpen) throw this.#refusal("it is being tried after a rest", TRIAL_RETRY_AFTER_MS);
     if (this.#concurrentMax !== UNBOUNDED) this.#endRampInTime();
@@ -203,11 +205,6 @@ export class Breaker {
   #endRampInTime(): void {
     const ramping = this.#concurrentMax > 1 && this.#concurrentMax !== UNBOUNDED;
     if (ramping && this.#clock() >= this.#rampEndsAtMs) this.#concurrentMax = UNBOUNDED;
-  }
-
-  #whyOpen(): string {
-    if (this.#failuresInRow === 1) return `it rests after a failure (${this.#lastFailure})`;
-    return `it rests after ${this.#failuresInRow} failures in a row, the last one ${this.#lastFailure}`;
   }
 
   #refusal(why: string, retryAfterMs: number): RpcError {

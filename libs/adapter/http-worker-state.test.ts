@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { CompletionRequest } from "../gen/cortex/llm/v1/llm.ts";
 import { BreakerState, Health } from "../gen/cortex/provider/v1/provider.ts";
+import { RpcError } from "../rpc/index.ts";
 import type { TraceContext } from "../telemetry/index.ts";
 import {
   closed,
@@ -173,6 +174,53 @@ describe("the health of a worker", () => {
     const answer = await worker.checkHealth(startTestCall());
     expect(answer.health).toBe(Health.UNAVAILABLE);
     expect(answer.latencyMs).toBeLessThan(2_000);
+  });
+
+  it("says why it is unavailable or busy, and tells when that changes", async () => {
+    let status = 200;
+    await using server = await serveHttp((request, response) => {
+      request.resume();
+      response.writeHead(status, { "content-type": "text/html" }).end(`["m"] canary`.slice(0, status === 200 ? 5 : 12));
+    });
+    const error = (code: number) =>
+      code === 404 ? new RpcError("PROVIDER_INVALID_ANSWER", "canary") : new RpcError("PROVIDER_ERROR", "canary");
+    const dialect = createTestDialect("sse", { error });
+    await using worker = createTestWorker(server.url, {}, { dialect });
+    const why: unknown[] = [];
+    worker.onChange(() => why.push([worker.info().reason, worker.info().message]));
+    for (const next of [200, 500, 500, 404, 200]) {
+      status = next;
+      await worker.checkHealth(startTestCall());
+    }
+    expect(why).toEqual([
+      ["", ""],
+      ["PROVIDER_ERROR", "The provider failed"],
+      ["PROVIDER_INVALID_ANSWER", "the provider answered 404 text/html; is baseUrl right?"],
+      ["", ""],
+    ]);
+    expect(worker.lines.join()).not.toContain("canary");
+
+    await using full = createTestWorker("http://127.0.0.1:1", { limits: { concurrent: 1 }, breaker: { failures: 1 } });
+    const held = collect(full.stream(REQUEST, startTestCall()));
+    expect(full.info()).toMatchObject({ reason: "WORKER_BUSY", message: expect.stringContaining("limits.concurrent") });
+    await held;
+    expect(full.info()).toMatchObject({
+      reason: "PROVIDER_UNREACHABLE",
+      message: "no answer from 127.0.0.1:1 (ECONNREFUSED)",
+    });
+  });
+
+  it("rests behind its breaker for the last failure's reason", async () => {
+    await using server = await serveSwitchable();
+    await using worker = createTestWorker(server.url, { breaker: { failures: 1 } });
+    await worker.checkHealth(startTestCall());
+    server.state.answer = "500";
+    await reasonOf(worker);
+    expect(worker.info()).toMatchObject({
+      health: Health.AVAILABLE,
+      reason: "BREAKER_OPEN",
+      message: "it rests after a failure (PROVIDER_ERROR)",
+    });
   });
 
   it("follows what becomes of requests", async () => {

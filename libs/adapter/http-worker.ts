@@ -18,7 +18,7 @@ import {
   type StreamResponse,
   type WorkerInfo,
 } from "../gen/cortex/provider/v1/provider.ts";
-import { abortReason, CATALOGUE, type Call, RpcError } from "../rpc/index.ts";
+import { abortReason, type Call, RpcError } from "../rpc/index.ts";
 import { ATTRIBUTE, type Attributes, type Logger, type Tracer, traceFields } from "../telemetry/index.ts";
 import { ActiveRequests } from "./active-requests.ts";
 import { completeServed, StreamAnswer, summarize, WholeAnswer } from "./answer.ts";
@@ -32,7 +32,8 @@ import { parseJson } from "./json.ts";
 import { isAboutKey, type Key, type KeyChange, Keys } from "./keys.ts";
 import { type Knowledge, propertiesOf } from "./model-properties.ts";
 import { PartStream } from "./part-stream.ts";
-import type { WorkerSettings } from "./settings.ts";
+import { checkKey, parseBaseUrl, type WorkerSettings } from "./settings.ts";
+import { NO_TROUBLE, type Trouble, troubleOf, withRemedy } from "./trouble.ts";
 import type { HealthCheckOptions, RequestOptions, Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
 
 /** The breaker of a worker whose settings say nothing about it. */
@@ -82,8 +83,9 @@ class HttpWorker implements Worker, AttemptHost {
   /** What the provider was found to be; whether there is room is seen when asked. */
   #health: Health = Health.UNSPECIFIED;
   #reportedHealth: Health = Health.UNSPECIFIED;
-  /** Why it is not available; empty when it is. */
-  #trouble = "";
+  #reportedTrouble: Trouble = NO_TROUBLE;
+  /** Why the provider was found to be not available. */
+  #trouble = NO_TROUBLE;
   /** When the provider has last shown how it is, and when it listed its models; never at first. */
   #heardAtMs = Number.NEGATIVE_INFINITY;
   #listedAtMs = Number.NEGATIVE_INFINITY;
@@ -147,6 +149,7 @@ class HttpWorker implements Worker, AttemptHost {
       modelProperties: this.#properties,
       draining: false,
       tokensPerSecondMin: this.#settings.limits?.tokensPerSecondMin ?? 0,
+      ...this.#currentTrouble(),
     };
   }
 
@@ -233,13 +236,12 @@ class HttpWorker implements Worker, AttemptHost {
     if (this.#settings.models === undefined && nowMs - this.#listedAtMs > Math.max(ageMaxMs, MODELS_AGE_MAX_MS)) {
       return undefined;
     }
-    return { health: this.#currentHealth(), latencyMs: 0, message: this.#trouble, ageMs };
+    return { health: this.#currentHealth(), latencyMs: 0, message: withRemedy(this.#trouble), ageMs };
   }
 
   async #check(call: Call): Promise<CheckHealthResponse> {
     if (this.pool.exhausted) {
-      const message = `all ${this.pool.options.connections} connections are in use`;
-      return { health: Health.BUSY, latencyMs: 0, message, ageMs: 0 };
+      return { health: Health.BUSY, latencyMs: 0, message: this.#poolTrouble().message, ageMs: 0 };
     }
     const startedAtMs = performance.now();
     const request = this.dialect.healthRequest();
@@ -289,9 +291,11 @@ class HttpWorker implements Worker, AttemptHost {
     if (tellsHealth(error)) this.#heardAtMs = performance.now();
     if (attempt.options.counted) this.#active.end();
     if (error === undefined) this.#setHealth(Health.AVAILABLE);
-    else if (error.reason === "PROVIDER_UNREACHABLE") this.#setHealth(Health.UNAVAILABLE, error);
-    else if (error.reason === "PROVIDER_REFUSED_KEY" && (this.keys.allOut || this.keys.count === 0)) {
-      this.#setHealth(Health.UNAVAILABLE, error);
+    else if (
+      error.reason === "PROVIDER_UNREACHABLE" ||
+      (error.reason === "PROVIDER_REFUSED_KEY" && (this.keys.allOut || this.keys.count === 0))
+    ) {
+      this.#setHealth(Health.UNAVAILABLE, troubleOf(error));
     } else this.#reportHealth();
     if (this.#attempts.size === 0) this.#idle?.();
   }
@@ -435,7 +439,9 @@ class HttpWorker implements Worker, AttemptHost {
     if (call.signal.aborted) throw abortReason(call.signal);
     // Its silence, too, has been found out by asking.
     this.#heardAtMs = performance.now();
-    const message = `${error.message}. ${CATALOGUE[error.reason].remedy}`;
+    const trouble = troubleOf(error);
+    // Who has it asked reads also what the provider says to that.
+    const message = withRemedy({ ...trouble, message: error.forLog ?? error.message });
     // Keys that rest make it busy for as long as they do, and that is known without asking again.
     if (this.#keysRest()) {
       this.#reportHealth();
@@ -443,7 +449,7 @@ class HttpWorker implements Worker, AttemptHost {
     }
     const full = error.reason === "PROVIDER_RATE_LIMITED" || error.reason === "PROVIDER_OVERLOADED";
     const health = full || error.reason === "WORKER_BUSY" ? Health.BUSY : Health.UNAVAILABLE;
-    this.#setHealth(health, error);
+    this.#setHealth(health, trouble);
     return { health, latencyMs, message, ageMs: 0 };
   }
 
@@ -452,33 +458,56 @@ class HttpWorker implements Worker, AttemptHost {
     return this.#active.full || this.pool.exhausted || this.#keysRest() ? Health.BUSY : this.#health;
   }
 
+  /** Why it can't serve now, or has no room. */
+  #currentTrouble(): Trouble {
+    const health = this.#currentHealth();
+    if (health === Health.UNAVAILABLE) return this.#trouble;
+    const open = this.breaker.whyOpen();
+    if (open !== undefined) return { reason: "BREAKER_OPEN", message: open };
+    if (health !== Health.BUSY) return NO_TROUBLE;
+    if (this.#active.full) return { reason: "WORKER_BUSY", message: this.#active.whyFull() };
+    if (this.pool.exhausted) return this.#poolTrouble();
+    const keys = this.keys.refusal();
+    return keys === undefined
+      ? this.#trouble
+      : { reason: keys.reason, message: "no key can be used: those that serve rest" };
+  }
+
+  #poolTrouble(): Trouble {
+    const { connections } = this.pool.options;
+    return { reason: "WORKER_BUSY", message: `all ${connections} connections are in use (pool.connections)` };
+  }
+
   /** No key can be used, but one will be. */
   #keysRest(): boolean {
     return this.keys.waitMs() !== undefined;
   }
 
-  #setHealth(health: Health, error?: RpcError): void {
-    this.#trouble = error === undefined ? "" : `${error.message}. ${CATALOGUE[error.reason].remedy}`;
+  #setHealth(health: Health, trouble = NO_TROUBLE): void {
+    this.#trouble = trouble;
     if (health === this.#health) {
       this.#reportHealth();
       return;
     }
     const before = this.#health;
     this.#health = health;
-    const reason = error === undefined ? {} : { reason: error.reason };
+    const { reason, message } = trouble;
     if (health === Health.AVAILABLE) this.log.info({ health: "available" }, "worker is available");
-    else if (health === Health.BUSY) this.log.info({ health: "busy", ...reason }, "worker is busy");
+    else if (health === Health.BUSY) this.log.info({ health: "busy", reason }, `worker is busy: ${message}`);
     else {
       const level = this.#settings.assumed === true && before === Health.UNSPECIFIED ? "debug" : "warn";
-      this.log[level]({ health: "unavailable", ...reason }, `worker is unavailable: ${error ? describe(error) : ""}`);
+      this.log[level]({ health: "unavailable", reason }, `worker is unavailable: ${message}`);
     }
     this.#reportHealth();
   }
 
   #reportHealth(): void {
     const health = this.#currentHealth();
-    if (health === this.#reportedHealth) return;
+    // Why it is busy is of interest to who looks; why it is down may be news.
+    const isNews = health === Health.UNAVAILABLE && !isDeepStrictEqual(this.#trouble, this.#reportedTrouble);
+    if (health === this.#reportedHealth && !isNews) return;
     this.#reportedHealth = health;
+    this.#reportedTrouble = this.#trouble;
     this.#notify("health");
   }
 
@@ -559,32 +588,6 @@ function withDefaults<T extends object>(
     if (value !== undefined) result[key] = value;
   }
   return result;
-}
-
-function parseBaseUrl(text: string): URL {
-  const url = URL.canParse(text) ? new URL(text) : undefined;
-  const http = url?.protocol === "http:" || url?.protocol === "https:";
-  if (
-    url === undefined ||
-    !http ||
-    url.username !== "" ||
-    url.password !== "" ||
-    url.search !== "" ||
-    url.hash !== ""
-  ) {
-    // Not quoted: it may hold a key.
-    const message = "baseUrl must be an http or https address of host, port and path only; keys go into keys";
-    throw new RpcError("INVALID_REQUEST", message, { field: "baseUrl" });
-  }
-  url.pathname = url.pathname.replace(/\/+$/, "");
-  return url;
-}
-
-/** A key that can't be in a header would fail every request, with an error that is hard to read. */
-function checkKey(key: string, index: number): void {
-  if (/^[\x21-\x7e]+$/.test(key)) return;
-  const field = `keys[${index}]`;
-  throw new RpcError("INVALID_REQUEST", `${field} is empty, or has a space or a character that no key has`, { field });
 }
 
 const LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789";

@@ -102,6 +102,8 @@ describe("the provider service", () => {
         modelProperties: {},
         draining: false,
         tokensPerSecondMin: 0,
+        reason: "",
+        message: "",
       },
       expect.objectContaining({ name: "b", priority: 5, capabilities: [], baseUrl: "http://127.0.0.1:1" }),
     ]);

@@ -1,5 +1,6 @@
 /** A worker as it is configured: what `cortex.yaml`, the environment and the registry come to in the end. */
 import type { ModelProperties } from "../gen/cortex/provider/v1/provider.ts";
+import { RpcError } from "../rpc/index.ts";
 import type { Timeouts } from "./dialect.ts";
 
 /** Everything optional is the dialect's default when it is absent. */
@@ -30,4 +31,34 @@ export interface WorkerSettings {
   readonly assumed?: boolean | undefined;
   /** Settings that only this provider's dialect understands, for example the pace of `sim`. */
   readonly options?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** Where a worker's provider is. Throws INVALID_REQUEST for what is no such address. */
+export function parseBaseUrl(text: string): URL {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  const http = url?.protocol === "http:" || url?.protocol === "https:";
+  if (
+    url === undefined ||
+    !http ||
+    url.username !== "" ||
+    url.password !== "" ||
+    url.search !== "" ||
+    url.hash !== ""
+  ) {
+    // Not quoted: it may hold a key.
+    const message = "baseUrl must be an http or https address of host, port and path only; keys go into keys";
+    throw new RpcError("INVALID_REQUEST", message, { field: "baseUrl" });
+  }
+  url.pathname = url.pathname.replace(/\/+$/, "");
+  return url;
+}
+
+/**
+ * Throws INVALID_REQUEST, naming it by its index, for a key that can't be in a header: it would fail every request, with an error
+ * that is hard to read.
+ */
+export function checkKey(key: string, index: number): void {
+  if (/^[\x21-\x7e]+$/.test(key)) return;
+  const field = `keys[${index}]`;
+  throw new RpcError("INVALID_REQUEST", `${field} is empty, or has a space or a character that no key has`, { field });
 }

@@ -9,7 +9,7 @@ import {
   WorkerSpecification,
   type WorkerTimeouts,
 } from "../gen/cortex/registry/v1/registry.ts";
-import { type Call, RpcError, type Service } from "../rpc/index.ts";
+import { CATALOGUE, type Call, isReason, RpcError, type Service } from "../rpc/index.ts";
 import { type ClientOptions, QUESTION_TIMEOUT_MS, withNode } from "./client.ts";
 
 type Registry = Service<typeof RegistryServiceDefinition>;
@@ -335,8 +335,19 @@ async function listWorkers(options: ListOptions): Promise<number> {
       added ? "added" : "configured",
     ]);
   }
-  process.stdout.write(workers.length === 0 ? `${nobody}\n` : `${table.toString()}\n`);
+  process.stdout.write(workers.length === 0 ? `${nobody}\n` : `${table.toString()}\n${writeTroubles(workers)}`);
   return 0;
+}
+
+/** A line for each worker that can't serve: why, and what to do. */
+function writeTroubles(workers: readonly RegisteredWorker[]): string {
+  const lines = workers.flatMap(({ info, node }) => {
+    const { name, reason, message } = info!;
+    if (reason === "") return [];
+    const remedy = isReason(reason) ? ` ${CATALOGUE[reason].remedy}` : "";
+    return [`  - ${name} on ${node}: ${[message, `(${reason}).`].filter(Boolean).join(" ")}${remedy}\n`];
+  });
+  return lines.join("");
 }
 
 /** The worker's entries as soon as a node runs it and knows how it is, or as they are when that takes too long. */
@@ -361,10 +372,10 @@ function whereOf(running: readonly RegisteredWorker[]): string {
     .join(", ");
 }
 
-/** Where to look when a worker that runs can't serve. */
+/** Why a worker that runs can't serve, and what to do about it. */
 function whyNot(running: readonly RegisteredWorker[]): string {
-  const down = running.some(({ info }) => info!.health === Health.UNAVAILABLE);
-  return down ? "\nit is used as soon as it answers; the log of its node says what is wrong" : "";
+  const down = running.filter(({ info }) => info!.health === Health.UNAVAILABLE);
+  return down.length === 0 ? "" : `\nit is used as soon as it answers\n${writeTroubles(down)}`.trimEnd();
 }
 
 function plainOf({ info, node, locality, added, preferredNode }: RegisteredWorker): object {

@@ -12,23 +12,28 @@ export function checkMesh(
     readonly uptimeS: number;
     /** What else is wrong with this node; the other ones say it in their heartbeats. */
     readonly problems: readonly string[];
+    /** Also tells why each worker is down, which may name an address. */
+    readonly causes: boolean;
   },
 ): CheckResponse {
-  const best = new Map<string, Health>();
+  const best = new Map<string, WorkerInfo>();
   for (const { info } of mesh.directory.workers()) {
     if (info === undefined) continue;
-    const health = stateOf(info);
     const known = best.get(info.name);
-    if (known === undefined || health < known) best.set(info.name, health);
+    if (known === undefined || stateOf(info) < stateOf(known)) best.set(info.name, info);
   }
-  const states = [...best.values()];
+  const states = [...best.values()].map(stateOf);
   const count = (state: Health) => states.filter((known) => known === state).length;
   const [available, busy, unavailable] = [count(Health.AVAILABLE), count(Health.BUSY), count(Health.UNAVAILABLE)];
   const problems = [...options.problems];
   for (const { id, name, load } of mesh.directory.nodes()) {
     if (id !== mesh.nodeId) for (const problem of load?.problems ?? []) problems.push(`node ${name || id}: ${problem}`);
   }
-  for (const [name, health] of best) if (health === Health.UNAVAILABLE) problems.push(`worker ${name} is unavailable`);
+  for (const info of best.values()) {
+    if (stateOf(info) !== Health.UNAVAILABLE) continue;
+    const cause = options.causes && info.reason !== "" ? `: ${info.message} (${info.reason})` : "";
+    problems.push(`worker ${info.name} is unavailable${cause}`);
+  }
   if (!mesh.connected) problems.push("NATS is away: the directory is as it was, and changes are not seen");
   if (best.size === 0) problems.push("no worker is running");
   const routed = mesh.directory.nodesServing(RouterServiceDefinition.fullName).length > 0;

@@ -42,8 +42,8 @@ export interface Host {
   run(name: string, loop: (signal: AbortSignal) => Promise<void>): void;
   /** Something is wrong that people should know, in a sentence; undefined when it is mended. Whoever asks for health reads it. */
   problem(name: string, sentence: string | undefined): void;
-  /** How the mesh is, seen from here, from memory. */
-  health(): CheckResponse;
+  /** How the mesh is, seen from here, from memory; with `causes`, for administrators, also why each worker is down. */
+  health(options?: { readonly causes: boolean }): CheckResponse;
   /** Everything behind that, for administrators alone: others are asked, and have a second to answer. */
   report(): Promise<GetReportResponse>;
   /** Whom an `Authorization` header proves; throws UNAUTHENTICATED. */

@@ -225,15 +225,16 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       cache,
       serving: new Serving(clients, grpc),
       authenticate: (authorization) => authenticate(authorization),
-      health: () =>
+      health: ({ causes } = { causes: false }) =>
         checkMesh(mesh, {
+          causes,
           version,
           uptimeS: (performance.now() - startedAtMs) / 1_000,
           problems: problems(),
         }),
       report: () => reports.get(),
     };
-    const reports = new HealthReports({ mesh, clients, check: node.health });
+    const reports = new HealthReports({ mesh, clients, check: () => node.health({ causes: true }) });
     undo.push(
       reportNode(metrics, {
         nodeId,
@@ -243,7 +244,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         mesh,
         workers,
         cache: () => cache.statistics(),
-        health: node.health,
+        health: () => node.health(),
         callsInFlight: () => grpc.callsInFlight,
         spans: () => tracer.figures(),
         configurationValid: () => live.problem === undefined,

@@ -118,6 +118,7 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
   return {
     name: settings.name,
     info: (): WorkerInfo => ({
+      ...(active.full ? { reason: "WORKER_BUSY", message: active.whyFull() } : { reason: "", message: "" }),
       name: settings.name,
       provider: SIM,
       priority: settings.priority ?? 1_000,

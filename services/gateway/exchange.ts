@@ -22,8 +22,8 @@ export interface GatewayDependencies {
   readonly live: LiveRelay;
   /** Client keys are configured. */
   keysRequired(): boolean;
-  /** How the mesh is, from memory. */
-  health(): CheckResponse;
+  /** How the mesh is, from memory; with `causes`, for administrators, also why each worker is down. */
+  health(options: { readonly causes: boolean }): CheckResponse;
   /** Everything behind that, for administrators alone; soon after a second at the latest. */
   report(): Promise<GetReportResponse>;
   /** Whom the `Authorization` header proves; throws UNAUTHENTICATED. */

@@ -141,6 +141,8 @@ function writeWorker({ node, info, announced }: GetReportResponse["workers"][num
     active_requests: worker.activeRequests,
     concurrent_requests_max: worker.concurrentRequestsMax,
     simulated: worker.simulated,
+    reason: worker.reason || null,
+    message: worker.message || null,
     // Its node is silent: this is what it said last.
     ...(announced ? { as_announced: true } : {}),
   };

@@ -67,6 +67,14 @@ describe("the status page", () => {
     expect(page).toContain("no data");
   });
 
+  it("says why a worker does not serve", () => {
+    const info = { name: "w", provider: "p", health: Health.UNAVAILABLE };
+    const why = { reason: "PROVIDER_UNREACHABLE", message: "no answer from <b>" };
+    const report = GetReportResponse.fromPartial({ workers: [{ node: "n", info: { ...info, ...why } }] });
+    const page = writeHealthPage({ ...shown, state: stateWith({}), report });
+    expect(page).toContain('data-label="Why">no answer from &#60;b&#62; (PROVIDER_UNREACHABLE)</td>');
+  });
+
   it("stays short when a thousand workers are down", () => {
     const workers = Array.from({ length: 1_000 }, (_, index) => ({
       node: "n",

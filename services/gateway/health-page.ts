@@ -230,13 +230,14 @@ function writeTroubled({ workers }: GetReportResponse): Html {
   return table({
     title: "Workers that do not serve",
     note: more > 0 ? html`<p class="note">and ${more} more</p>` : NOTHING,
-    head: ["Worker", "State", "Breaker", "Provider", "Node"],
+    head: ["Worker", "State", "Why", "Breaker", "Provider", "Node"],
     numbers: [],
     rows: troubled
       .slice(0, LISTED_MAX)
       .map(({ info, node }) => [
         html`${info!.name}`,
         info!.draining ? state("busy", "drained") : state("bad", HEALTH_NAMES[info!.health]),
+        html`${info!.reason === "" ? "" : `${info!.message} (${info!.reason})`}`,
         info!.breaker === BreakerState.OPEN ? state("bad", "open") : html`${"closed"}`,
         html`${info!.provider}`,
         html`${node}`,

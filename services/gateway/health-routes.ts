@@ -24,13 +24,13 @@ export async function health({ request, response, path }: Exchange, dependencies
   const query = new URLSearchParams((request.url ?? "").slice(path.length));
   const refusal = refusalOf({ request }, dependencies);
   if (!/^(true|1)$/.test(query.get("detailed") ?? "")) {
-    const state = dependencies.health();
+    const state = dependencies.health({ causes: refusal === undefined });
     const verdict = writeVerdict(state, { names: refusal === undefined });
     answerJson(response, isServing(state) ? 200 : 503, JSON.stringify(verdict), ANSWERED_ANEW);
     return;
   }
   if (refusal !== undefined) {
-    const state = dependencies.health();
+    const state = dependencies.health({ causes: false });
     const answer = { ...writeVerdict(state, { names: false }), details: { unavailable: refusal } };
     answerJson(response, isServing(state) ? 200 : 503, JSON.stringify(answer), ANSWERED_ANEW);
     return;
@@ -46,7 +46,7 @@ export async function healthPage(exchange: Exchange, dependencies: GatewayDepend
   const query = new URLSearchParams((request.url ?? "").slice(path.length));
   const refusal = refusalOf(exchange, dependencies);
   const report = refusal === undefined ? await dependencies.report() : undefined;
-  const state = report?.verdict ?? dependencies.health();
+  const state = report?.verdict ?? dependencies.health({ causes: false });
   const page = writeHealthPage({ state, report, refusal, nowMs: Date.now(), reload: query.get("reload") !== "off" });
   response.writeHead(isServing(state) ? 200 : 503, {
     ...PAGE_HEADERS,

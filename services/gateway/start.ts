@@ -20,7 +20,7 @@ async function start(host: Host, before?: RunningService): Promise<RunningServic
     router: () => host.clients.service(RouterServiceDefinition),
     registry: () => host.clients.service(RegistryServiceDefinition),
     keysRequired: () => host.configuration.clients.length > 0,
-    health: () => host.health(),
+    health: (options) => host.health(options),
     report: () => host.report(),
     caching: () => host.configuration.cache.enabled,
     authenticate: host.authenticate,

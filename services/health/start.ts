@@ -10,7 +10,7 @@ export const health: ServiceEntry = {
   interfaces: [HealthServiceDefinition],
   async start(host) {
     host.serve(HealthServiceDefinition, {
-      check: async () => host.health(),
+      check: async (_request, call) => host.health({ causes: call.admin }),
       async getReport(_request, call) {
         if (!call.admin) {
           throw new RpcError("PERMISSION_DENIED", "only an administrator's key opens the report: clients[].admin");

@@ -34,6 +34,8 @@ function worker(name: string, more: Partial<WorkerState> = {}): void {
     models: 1,
     connectionsOpen: 0,
     connectionsMax: 0,
+    reason: "",
+    message: "",
   };
   workers.set(name, { ...state, ...more });
 }

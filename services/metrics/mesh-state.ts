@@ -27,6 +27,9 @@ export interface WorkerState {
   readonly models: number;
   readonly connectionsOpen: number;
   readonly connectionsMax: number;
+  /** Why it can't serve, or has no room; empty while it serves. */
+  readonly reason: string;
+  readonly message: string;
 }
 
 interface MeshStateOptions {
@@ -184,13 +187,15 @@ function stateOfAll(
   const infos = replicas.map(({ info }) => info!);
   const { name, provider, priority, simulated } = infos[0]!;
   const models = new Set(infos.flatMap((info) => info.models));
+  const state = infos.every(({ draining }) => draining) ? "draining" : bestOf(infos);
+  const troubled = state === "available" ? undefined : infos.find(({ reason }) => reason !== "");
   const limits = infos.map(({ concurrentRequestsMax }) => concurrentRequestsMax);
   return {
     name,
     provider,
     priority,
     simulated,
-    state: infos.every(({ draining }) => draining) ? "draining" : bestOf(infos),
+    state,
     breaker: BREAKERS.find((breaker) => infos.some((info) => breakerOf(info) === breaker)) ?? "closed",
     activeRequests: replicas.reduce((sum, replica) => sum + activeRequests(replica), 0),
     // One without a limit makes them one without.
@@ -200,6 +205,8 @@ function stateOfAll(
     models: models.size,
     connectionsOpen: infos.reduce((sum, { pool }) => sum + (pool?.connected ?? 0), 0),
     connectionsMax: infos.reduce((sum, { pool }) => sum + (pool?.size ?? 0), 0),
+    reason: troubled?.reason ?? "",
+    message: troubled?.message ?? "",
   };
 }
 
@@ -239,5 +246,7 @@ function lostStateOf({ info, added }: RunningWorker): WorkerState {
     models: models.length,
     connectionsOpen: 0,
     connectionsMax: 0,
+    reason: "NODE_UNREACHABLE",
+    message: "the node that ran it is gone",
   };
 }

@@ -525,7 +525,7 @@ describe("an explanation", () => {
       far: { ...saying("hi"), info: { priority: 7, capabilities: ["tools"] } },
       near: { ...saying("hi"), info: { priority: 2, capabilities: ["tools"] } },
       blind: { ...saying("hi"), info: { capabilities: ["vision"] } },
-      down: { ...saying("hi"), info: { breaker: BreakerState.OPEN } },
+      down: { ...saying("hi"), info: { breaker: BreakerState.OPEN, reason: "BREAKER_OPEN", message: "it rests" } },
     });
     const tool = { name: "f", description: "", parametersJsonSchema: "", strict: false };
     const answer = await mesh.router().explain({ completion: { ...request, tools: [tool] } }, call);
@@ -534,7 +534,11 @@ describe("an explanation", () => {
     expect(answer.candidates.map(({ worker }) => worker)).toEqual(["near", "far", "down", "blind"]);
     expect(answer.candidates.map(({ refused }) => refused !== "")).toEqual([false, false, false, true]);
     expect(answer.candidates[0]!.why).toContain("priority 2");
-    expect(answer.candidates[2]!.why).toContain("it is down");
+    expect(answer.candidates[2]!.why).toContain("it is down: BREAKER_OPEN");
+    const toAdmin = await mesh.router().explain({ completion: request }, { ...call, admin: true });
+    expect(toAdmin.candidates.find(({ worker }) => worker === "down")!.why).toContain(
+      "it is down: it rests (BREAKER_OPEN)",
+    );
     expect(mesh.asked).toEqual([]);
     expect(mesh.events).toEqual([]);
   });

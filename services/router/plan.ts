@@ -200,7 +200,7 @@ export class Plan {
       const why: string[] = [];
       const target = this.#resolution.targets?.get(candidate);
       if (target !== undefined) why.push(`target ${target + 1} of the route`);
-      if (rankOf(candidate.info) >= RANK_DOWN) why.push("it is down");
+      if (rankOf(candidate.info) >= RANK_DOWN) why.push(whyDown(candidate, this.request.call));
       else if (candidate.info.simulated) why.push("it is a simulation");
       if (admission.full(candidate)) why.push("it is at its limit");
       if (traits.needs !== undefined) why.push(...whyFit(traits.needs, candidate));
@@ -537,6 +537,12 @@ const CHOOSY = new WeakMap<readonly Candidate[], boolean>();
 
 function isSame(a: ReadonlySet<string>, b: ReadonlySet<string>): boolean {
   return a === b || (a.size === b.size && [...a].every((word) => b.has(word)));
+}
+
+/** What exactly is wrong is for administrators: it may name an address. */
+function whyDown({ info: { reason, message } }: Candidate, { admin }: Call): string {
+  if (reason === "") return "it is down";
+  return `it is down: ${admin ? `${message} (${reason})` : reason}`;
 }
 
 function keyOf({ worker, model }: Candidate): string {

@@ -90,13 +90,13 @@ export function createRegistry({
       await directory.addDesiredWorker(checkSpecification(worker, providers()));
       return {};
     },
-    async get({ name }) {
-      const workers = registered().filter(({ info }) => info!.name === name);
+    async get({ name }, call) {
+      const workers = toldTo(call, registered()).filter(({ info }) => info!.name === name);
       if (workers.length === 0) throw notFound(name);
       return { workers };
     },
-    async list({ provider, locality }) {
-      const workers = registered().filter(
+    async list({ provider, locality }, call) {
+      const workers = toldTo(call, registered()).filter(
         (worker) =>
           (provider === "" || worker.info!.provider === provider) &&
           (locality === Locality.UNSPECIFIED || worker.locality === locality),
@@ -140,6 +140,12 @@ export function createRegistry({
       return { workersByNode };
     },
   };
+}
+
+/** Workers as a caller may see them: what exactly is wrong with one is for administrators. */
+function toldTo({ admin }: Call, workers: readonly RegisteredWorker[]): RegisteredWorker[] {
+  if (admin) return [...workers];
+  return workers.map((worker) => ({ ...worker, info: { ...worker.info!, message: "" } }));
 }
 
 function requireAdmin(call: Call): void {

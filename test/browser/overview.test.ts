@@ -162,6 +162,19 @@ describeWith(["chromium"], "the live page", () => {
     expect(await stateOf(page, "main")).toBe("up");
   });
 
+  it("says under the name of a worker that is down why it is", async () => {
+    await using seen = await visit(browser, mesh.rest);
+    const { page } = seen;
+    const worker = { name: "unreachable", provider: "openai", baseUrl: "http://127.0.0.1:1/v1", models: ["m"] };
+    await fetch(`${mesh.rest}/admin/workers`, { method: "POST", body: JSON.stringify(worker) });
+    const why = "PROVIDER_UNREACHABLE: no answer from 127.0.0.1:1 (ECONNREFUSED)";
+    await expect.poll(() => rowOf(page, "unreachable").locator(".worker-trouble").allTextContents()).toEqual([why]);
+    expect(await rowOf(page, "unreachable").locator(".worker-trouble").isVisible()).toBe(true);
+    expect(await rowOf(page, "main").locator(".worker-trouble").textContent()).toBe("");
+    await fetch(`${mesh.rest}/admin/workers/unreachable`, { method: "DELETE" });
+    await expect.poll(() => rowOf(page, "unreachable").count()).toBe(0);
+  });
+
   // From here on nodes die.
   it("turns a worker red whose process was killed, and shows its traffic move", async ({ annotate }) => {
     await using seen = await visit(browser, mesh.rest);
@@ -177,6 +190,7 @@ describeWith(["chromium"], "the live page", () => {
     mesh.node("adapter-openai").kill("SIGKILL");
     await expect.poll(() => stateOf(page, "main"), { interval: 10 }).toBe("lost");
     await annotate(`red ${Math.round(performance.now() - killedAtMs)} ms after the process was killed`);
+    expect(await rowOf(page, "main").locator(".worker-trouble").textContent()).toMatch(/the node that ran it is gone$/);
     // What is wrong stands first.
     expect(await page.locator("#workers tbody tr").first().getAttribute("data-worker")).toBe("main");
     const [red, green] = await rowOf(page, "main")

@@ -183,8 +183,9 @@ describe("beside a mesh", () => {
   it("workers list is a table for people and JSON for programs", async () => {
     // The worker that is down has been found out by now.
     await vi.waitFor(async () => expect((await ask(["health"])).stdout).toContain("gone is unavailable"), 20_000);
-    const [table, json, none, one] = await Promise.all([
+    const [table, byAdmin, json, none, one] = await Promise.all([
       ask(["workers", "list"]),
+      ask(["workers", "list"], { CORTEX_CLIENT_KEY: ADMIN_KEY }),
       ask(["workers", "list", "--json"]),
       ask(["workers", "list", "--provider", "ollama"]),
       ask(["workers", "list", "--provider", "openai", "--json"]),
@@ -199,9 +200,25 @@ describe("beside a mesh", () => {
     expect(column("priority")).toEqual(["100", "1"]);
     expect(column("models")).toEqual(["g", "gpt-4o, a, b +2"]);
     expect(new Set(column("node"))).toEqual(new Set([mesh.nodes[0]!.id]));
+    const remedy = "Operators: check the worker's baseUrl and the network with cortex doctor.";
+    const place = `  - gone on ${mesh.nodes[0]!.id}:`;
+    expect(table.stdout.split("\n").at(-2)).toBe(`${place} (PROVIDER_UNREACHABLE). ${remedy}`);
+    const line = byAdmin.stdout
+      .split("\n")
+      .at(-2)
+      ?.replace(/:\d+ \(E/, ":PORT (E");
+    expect(line).toBe(`${place} no answer from 127.0.0.1:PORT (ECONNREFUSED) (PROVIDER_UNREACHABLE). ${remedy}`);
     const workers = JSON.parse(json.stdout) as Record<string, unknown>[];
     expect(workers).toMatchObject([
-      { name: "gone", provider: "openai", health: "unavailable", breaker: "closed", node: mesh.nodes[0]!.id },
+      {
+        name: "gone",
+        provider: "openai",
+        health: "unavailable",
+        reason: "PROVIDER_UNREACHABLE",
+        message: "",
+        breaker: "closed",
+        node: mesh.nodes[0]!.id,
+      },
       { name: "main", models: ["gpt-4o", "a", "b", "c", "d"], health: "available", simulated: false },
     ]);
     expect(none).toMatchObject({ code: 0, stdout: "no workers of provider ollama are running\n" });
@@ -291,7 +308,9 @@ describe("beside a mesh", () => {
       ask(["health", "--detailed"]),
     ]);
     expect(told.code).toBe(0);
-    expect(told.stdout).toMatch(/^degraded: .*\n {2}- worker gone is unavailable\n/);
+    expect(told.stdout).toMatch(
+      /^degraded: .*\n {2}- worker gone is unavailable: no answer from 127\.0\.0\.1:\d+ \(ECONNREFUSED\) \(PROVIDER_/,
+    );
     expect(told.stdout).toMatch(/gateway, router, cache \+\d/);
     expect(told.stdout).toMatch(/│ gone +│.*│ unavailable +│ closed/);
     expect(told.stdout).toMatch(/│ main +│.*│ available +│ closed/);

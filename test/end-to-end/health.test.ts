@@ -202,7 +202,7 @@ describe("what is told of a mesh's health", () => {
           const { status, text } = await get(mesh, path, { ...headers, accept });
           expect([status, path]).toEqual([200, path]);
           expect(text).toContain("degraded");
-          expect(text).not.toMatch(/named-secretly|private-path|canary|\bwell\b/);
+          expect(text).not.toMatch(/named-secretly|private-path|canary|\bwell\b|127\.0\.0\.1:1\b/);
         }
       }
     }
@@ -212,12 +212,27 @@ describe("what is told of a mesh's health", () => {
     expect(wrong.body.details.unavailable).toMatch(/not known/);
 
     const admin = { authorization: "Bearer k-admin" };
-    expect((await get(mesh, paths[0]!, admin)).body.problems).toEqual(["worker named-secretly is unavailable"]);
+    const why = "no answer from 127.0.0.1:1 (ECONNREFUSED)";
+    const problem = `worker named-secretly is unavailable: ${why} (PROVIDER_UNREACHABLE)`;
+    expect((await get(mesh, paths[0]!, admin)).body.problems).toEqual([problem]);
     const report = await get<Report>(mesh, paths[1]!, admin);
+    expect(report.body).toMatchObject({
+      problems: [problem],
+      workers: {
+        running: [
+          { reason: "PROVIDER_UNREACHABLE", message: why },
+          { reason: null, message: null },
+        ],
+      },
+    });
     expect(report.body.workers.running.map(({ name }) => name)).toEqual(["named-secretly", "well"]);
     expect(report.text).not.toContain(SECRET);
-    expect((await get(mesh, "/health", { ...admin, ...HTML })).text).toContain("named-secretly");
+    expect((await get(mesh, "/health", { ...admin, ...HTML })).text).toContain(`${why} (PROVIDER_UNREACHABLE)</td>`);
 
+    const verdictOverGrpc = (key: string) =>
+      ask(mesh.grpc, (channel, call) => channel.client(HealthServiceDefinition).check({}, call), key);
+    expect((await verdictOverGrpc("k-tenant")).problems).toEqual(["worker named-secretly is unavailable"]);
+    expect((await verdictOverGrpc("k-admin")).problems).toEqual([problem]);
     const overGrpc = (key: string) =>
       ask(mesh.grpc, (channel, call) => channel.client(HealthServiceDefinition).getReport({}, call), key);
     await expect(overGrpc("k-tenant")).rejects.toMatchObject({ reason: "PERMISSION_DENIED" });

@@ -23,6 +23,7 @@
  * @property {number} p95Ms
  * @property {number} tokensPerSecond
  * @property {number} models
+ * @property {string} trouble why it can't serve, or has no room; empty while it serves
  */
 
 /**
@@ -152,6 +153,7 @@ function workerOf(worker) {
     p95Ms: number(worker.p95Ms),
     tokensPerSecond: number(worker.tokensPerSecond),
     models: number(worker.models),
+    trouble: [worker.reason, worker.message].filter(Boolean).join(": "),
   };
 }
 

@@ -62,7 +62,7 @@ const COLUMNS = [
     title: "Worker",
     name: "name",
     by: ({ name }) => name,
-    write: (cell, { name, provider, simulated }, nodeNames) => {
+    write: (cell, { name, provider, simulated, state, trouble }, nodeNames) => {
       const title = cell.firstElementChild ?? cell.appendChild(element("span", { class: "worker-name" }));
       const place = title.nextElementSibling ?? cell.appendChild(element("span", { class: "worker-place" }));
       const where = nodeNames.length > 1 ? some(nodeNames.length, "node") : (nodeNames[0] ?? "on no node");
@@ -70,6 +70,10 @@ const COLUMNS = [
       say(place, `${simulated ? `${provider}, simulated` : provider} · ${where}`);
       title.setAttribute("title", name);
       place.setAttribute("title", nodeNames.join(", "));
+      const why = place.nextElementSibling ?? cell.appendChild(element("span", { class: "worker-trouble" }));
+      // Why it is busy is nothing to act upon, and told to who points at it.
+      say(why, state === "unavailable" || state === "lost" ? trouble : "");
+      cell.title = trouble;
     },
   },
   {

@@ -19,7 +19,8 @@ export interface Status {
 
 /**
  * google.rpc.ErrorInfo: the reason, as listed in docs/errors.md; the domain is "cortex". metadata["key"] is the fingerprint of
- * the provider's key that the request was sent with (KeyInfo of cortex.provider.v1), where one was.
+ * the provider's key that the request was sent with (KeyInfo of cortex.provider.v1), where one was; metadata["log"] is what a
+ * worker's node lets the router's log say of the error.
  */
 export interface ErrorInfo {
   readonly reason: string;

@@ -225,6 +225,9 @@ export interface WatchedWorker {
   /** Connections to its provider, and the most of them. */
   readonly connectionsOpen: number;
   readonly connectionsMax: number;
+  /** Why it can't serve, or has no room, as in WorkerInfo (cortex.provider.v1). Empty while it serves. */
+  readonly reason: string;
+  readonly message: string;
 }
 
 /** A node. */
@@ -1846,6 +1849,8 @@ function createBaseWatchedWorker(): WatchedWorker {
     models: 0,
     connectionsOpen: 0,
     connectionsMax: 0,
+    reason: "",
+    message: "",
   };
 }
 
@@ -1904,6 +1909,12 @@ export const WatchedWorker: MessageFns<WatchedWorker> = {
     }
     if (message.connectionsMax !== 0) {
       writer.uint32(144).uint32(message.connectionsMax);
+    }
+    if (message.reason !== "") {
+      writer.uint32(154).string(message.reason);
+    }
+    if (message.message !== "") {
+      writer.uint32(162).string(message.message);
     }
     return writer;
   },
@@ -2065,6 +2076,22 @@ export const WatchedWorker: MessageFns<WatchedWorker> = {
             message.connectionsMax = reader.uint32();
             continue;
           }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2100,6 +2127,8 @@ export const WatchedWorker: MessageFns<WatchedWorker> = {
     message.models = object.models ?? 0;
     message.connectionsOpen = object.connectionsOpen ?? 0;
     message.connectionsMax = object.connectionsMax ?? 0;
+    message.reason = object.reason ?? "";
+    message.message = object.message ?? "";
     return message;
   },
 };

@@ -208,6 +208,12 @@ export interface WorkerInfo {
   readonly draining: boolean;
   /** Slower than this at the beginning of a stream it is taken for broken; 0 for no such limit. */
   readonly tokensPerSecondMin: number;
+  /**
+   * Why it can't serve, or has no room: a reason of the error catalogue, and a sentence for operators, which may name an address
+   * and never a key. Empty while it serves.
+   */
+  readonly reason: string;
+  readonly message: string;
 }
 
 export interface WorkerInfo_ModelPropertiesEntry {
@@ -1127,6 +1133,8 @@ function createBaseWorkerInfo(): WorkerInfo {
     modelProperties: {},
     draining: false,
     tokensPerSecondMin: 0,
+    reason: "",
+    message: "",
   };
 }
 
@@ -1185,6 +1193,12 @@ export const WorkerInfo: MessageFns<WorkerInfo> = {
     }
     if (message.tokensPerSecondMin !== 0) {
       writer.uint32(145).double(message.tokensPerSecondMin);
+    }
+    if (message.reason !== "") {
+      writer.uint32(154).string(message.reason);
+    }
+    if (message.message !== "") {
+      writer.uint32(162).string(message.message);
     }
     return writer;
   },
@@ -1349,6 +1363,22 @@ export const WorkerInfo: MessageFns<WorkerInfo> = {
             message.tokensPerSecondMin = reader.double();
             continue;
           }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1394,6 +1424,8 @@ export const WorkerInfo: MessageFns<WorkerInfo> = {
       }, {});
     message.draining = object.draining ?? false;
     message.tokensPerSecondMin = object.tokensPerSecondMin ?? 0;
+    message.reason = object.reason ?? "";
+    message.message = object.message ?? "";
     return message;
   },
 };
