@@ -134,7 +134,8 @@ export class Attempt {
     const { candidate, call, number, requestedModel, stream } = this.#options;
     const { loads, log, nodeId, now, telling } = this.#state;
     const durationMs = now() - this.#startedAtMs;
-    loads.end(candidate.worker);
+    if (error?.reason === "WORKER_BUSY") loads.refused(candidate.worker);
+    else loads.end(candidate.worker);
     this.#span.set({ [ATTRIBUTE.outcome]: OUTCOME_NAMES[outcome] });
     if (error !== undefined) {
       const why = error.forLog ?? CATALOGUE[error.reason].meaning;

@@ -1,6 +1,6 @@
 /** Requests in flight per worker, as one router knows them. */
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { Loads } from "./loads.ts";
 
 function reported(node: string, counts: Readonly<Record<string, number>>) {
@@ -72,6 +72,42 @@ describe("the load of a worker", () => {
     expect(loads.of("w")).toBe(3);
     loads.end("w");
     expect(loads.of("w")).toBe(2);
+  });
+
+  it("does not fall by an attempt that the full worker has refused, as it was never one of those that it serves", () => {
+    const loads = new Loads();
+    // Two routers ask for the only slot; the report that the other one has it comes before the refusal does.
+    loads.begin("w");
+    loads.report(reported("n", { w: 1 }));
+    loads.refused("w");
+    expect(loads.of("w")).toBe(1);
+    loads.report(reported("n", { w: 0 }));
+    expect(loads.of("w")).toBe(0);
+    loads.refused("w");
+    expect(loads.of("w")).toBe(0);
+  });
+
+  it("tells once, and a moment later, that a worker which has refused somebody may have room", () => {
+    vi.useFakeTimers();
+    try {
+      const loads = new Loads();
+      const released: string[] = [];
+      // As the queue does: whoever waits is sent as soon as there seems to be room.
+      loads.onRelease((worker) => released.push(worker));
+      for (let attempt = 0; attempt < 3; attempt += 1) {
+        loads.begin("w");
+        loads.refused("w");
+      }
+      expect(released).toEqual([]);
+      vi.advanceTimersByTime(100);
+      expect(released).toEqual(["w"]);
+      loads.begin("w");
+      loads.refused("w");
+      vi.advanceTimersByTime(100);
+      expect(released).toEqual(["w", "w"]);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it("stays as reported when another router begins what this one has ended", () => {

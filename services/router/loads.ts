@@ -10,6 +10,9 @@ interface Report {
   ownThen: number;
 }
 
+/** As long as nodes take to tell of a change, about. */
+const REFUSAL_PAUSE_MS = 60;
+
 interface WorkerLoad {
   /** Attempts of this router that run now. */
   own: number;
@@ -29,6 +32,8 @@ export class Loads {
   /** By node, then by worker. */
   readonly #nodes = new Map<string, Map<string, Report>>();
   readonly #listeners = new Set<(worker: string) => void>();
+  /** Workers that have refused somebody a moment ago. */
+  readonly #refused = new Set<string>();
 
   /** An attempt of this router begins. */
   begin(worker: string): void {
@@ -42,6 +47,30 @@ export class Loads {
     load.own -= 1;
     this.#tidy(worker, load);
     this.#released(worker);
+  }
+
+  /**
+   * It has ended as the worker is full: it was never one of those that the worker serves. A report that came meanwhile has not
+   * counted it, so its end leaves no room; and one that says who was faster is on its way, so nobody is sent after it for a moment.
+   */
+  refused(worker: string): void {
+    const load = this.#workers.get(worker);
+    if (load === undefined || load.own === 0) return;
+    load.own -= 1;
+    for (const reports of this.#nodes.values()) {
+      const report = reports.get(worker);
+      if (report === undefined || report.ownThen <= load.own) continue;
+      load.ownThen -= report.ownThen - load.own;
+      report.ownThen = load.own;
+    }
+    this.#tidy(worker, load);
+    if (this.#refused.has(worker)) return;
+    this.#refused.add(worker);
+    const tell = (): void => {
+      this.#refused.delete(worker);
+      this.#released(worker);
+    };
+    setTimeout(tell, REFUSAL_PAUSE_MS).unref();
   }
 
   /** What a node says of its workers. Of those that it does not name, it says that they are as it said before. */

@@ -46,4 +46,30 @@ describe("two routers before the same workers", () => {
     await expect.poll(askedOfBusy, { timeout: 20_000 }).toBeGreaterThan(0);
     await Promise.all([busy.stop(), idle.stop()]);
   });
+
+  it("share its only slot: whoever waits at either of them is served, and few are sent in vain", async () => {
+    const provider = await startOpenAiSimulator({ behaviour: "firstTokenMs:150,tokens:2" });
+    const worker = { name: "single", provider: "openai", baseUrl: provider.url, models: ["m"] };
+    await using mesh = await startMesh("many nodes", {
+      workers: [{ ...worker, limits: { concurrent: 1 } }],
+      replicas: { router: 2 },
+    });
+    const client = new OpenAI({ apiKey: "any", baseURL: `${mesh.rest}/v1`, maxRetries: 0 });
+    const asked = Array.from({ length: 40 }, () => client.chat.completions.create({ model: "m", messages }));
+    const answered = await Promise.allSettled(asked);
+    expect(answered.filter(({ status }) => status === "rejected")).toEqual([]);
+    const counted = await Promise.all(
+      ["router", "router-2"].map(async (name) => {
+        const text = await (await fetch(mesh.node(name).metrics!)).text();
+        const lines = text.matchAll(/^cortex_attempts_total\{.*reason="(\w*)".*\} (\d+)$/gm);
+        return [...lines].map(([, reason = "", count]) => ({ reason, count: Number(count) }));
+      }),
+    );
+    const attempts = (wanted: string) =>
+      counted.flat().reduce((sum, { reason, count }) => sum + (reason === wanted ? count : 0), 0);
+    expect(attempts("")).toBe(40);
+    // Each slot that comes free is sought by both.
+    expect(attempts("WORKER_BUSY")).toBeLessThan(120);
+    await provider.stop();
+  });
 });
