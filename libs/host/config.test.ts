@@ -177,8 +177,11 @@ colour: blue
     expect(all).toContain("colour: there is no such field; there are workers, routing, cache,");
     expect(all).toContain("routing.models.fast: expected a list of models, or targets with options");
     expect(all).toContain("routing.models.chat.stratgy: there is no such field; there are targets, strategy,");
-    expect(all).toContain("workers[3].name: expected string, but it is missing");
+    expect(all).toContain("workers[3].name: is missing; it has to be a text");
     expect(all).toContain("workers[2].name: workers[1] has it already");
+    expect(all).toContain("workers[0].priority: has to be at least 0");
+    expect(all).toContain("workers[2].models: must not be empty");
+    expect(all).not.toMatch(/Too small|Too big|Invalid|expected (string|number|array)/);
     expect(all).toContain("clients[1].key: clients[0] has it already");
     expect(all).toContain(`there are ${PROVIDERS.join(", ")}`);
     expect(all).toContain("(use openai with a baseUrl for OpenAI-compatible servers)");
@@ -212,7 +215,7 @@ colour: blue
     ["a key that comes twice", "log: {}\nlog: {}", /unique.* line 2/],
     ["a variable in the wrong place", "workers: [${KEY}", /line 1/],
     ["a variable as the name of a field", "${KEY}: 1", /^\$\{KEY\}: there is no such field/],
-    ["a list where there should be fields", "- a", /the file: expected object, received array/],
+    ["a list where there should be fields", "- a", /the file: has to be an object, not a list/],
     ["aliases without end", `a: &a [x, x]\n${"bcdefghijk".replaceAll(/./g, (c) => chain(c))}`, /alias/],
   ])("include %s", (_name, yaml, expected) => {
     const problems = problemsOf(() => load(yaml, { KEY: "k" }));

@@ -49,9 +49,52 @@ function mistakesOfIssue(issue: Issue, within: Path, schema: JsonSchema): Mistak
   return [{ path, message: `${fieldName(path)}: ${inWords(issue.message)}` }];
 }
 
-function inWords(message: string): string {
-  return message.replace(/^Invalid input: /, "").replace(/, received undefined$/, ", but it is missing");
+/** What a schema finds wrong with one value, in words for people; a sentence that was written for it stays as it is. */
+export function inWords(message: string): string {
+  for (const [pattern, write] of RULES) {
+    const found = pattern.exec(message);
+    if (found !== null) return write(...found.slice(1));
+  }
+  return message;
 }
+
+const RULES: readonly (readonly [RegExp, (...found: string[]) => string])[] = [
+  [/^Invalid input: expected (\w+), received undefined$/, (type) => `is missing; it has to be ${kind(type!)}`],
+  [/^Invalid input: expected (\w+), received (\w+)$/, (type, given) => `has to be ${kind(type!)}, not ${kind(given!)}`],
+  [/^Invalid input: expected (.+)$/, (value) => `has to be ${value}`],
+  [/^Invalid input$/, () => "has none of the forms that it may have"],
+  [/^Invalid option: expected one of (.+)$/, (options) => `has to be one of ${options!.replaceAll('"|"', '", "')}`],
+  [
+    /^Invalid discriminator value\. Expected (.+)$/,
+    (options) => `has to be one of ${options!.replaceAll("' | '", "', '")}`,
+  ],
+  [/^Invalid string: must match pattern (.+)$/, (pattern) => `has to match ${pattern}`],
+  [/^Too small: expected \w+ to have >=1 \w+$/, () => "must not be empty"],
+  [/^Too small: expected \w+ to have >=(\d+) (\w+)$/, (least, what) => `has to have at least ${least} ${what}`],
+  [/^Too big: expected \w+ to have <=(\d+) (\w+)$/, (most, what) => `may have at most ${count(most!, what!)}`],
+  [/^Too small: expected \w+ to be >=(.+)$/, (least) => `has to be at least ${least}`],
+  [/^Too small: expected \w+ to be >(.+)$/, (bound) => `has to be more than ${bound}`],
+  [/^Too big: expected \w+ to be <=(.+)$/, (most) => `has to be at most ${most}`],
+  [/^Too big: expected \w+ to be <(.+)$/, (bound) => `has to be less than ${bound}`],
+];
+
+function count(number: string, what: string): string {
+  return `${number} ${number === "1" ? what.replace(/s$/, "") : what}`;
+}
+
+function kind(type: string): string {
+  return KINDS.get(type) ?? type;
+}
+
+const KINDS: ReadonlyMap<string, string> = new Map([
+  ["string", "a text"],
+  ["number", "a number"],
+  ["int", "a whole number"],
+  ["boolean", "true or false"],
+  ["array", "a list"],
+  ["object", "an object"],
+  ["record", "an object"],
+]);
 
 /** The names of the fields that there are at this place. */
 function fieldsAt(path: Path, schema: JsonSchema): string[] {

@@ -10,6 +10,7 @@ export {
   STRATEGY_NAMES,
   type StrategyName,
 } from "./config.ts";
+export { inWords } from "./configuration-mistakes.ts";
 export { type Host, type RunningService, type ServiceEntry, StartError } from "./host.ts";
 export { type NatsServer, resolveNatsServer, startNatsServer } from "./nats-server.ts";
 export { portError, type RunningNode, startNode } from "./node.ts";

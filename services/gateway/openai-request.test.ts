@@ -423,7 +423,7 @@ describe("a mistake in a chat request", () => {
   it.each([[null], [[]], ["text"], [7], [true]])("is refused when the body is %j", (body) => {
     const error = refusalOf(() => readChatRequest(body));
     expect(error.field).toBeUndefined();
-    expect(error.message).toContain("the body: expected object");
+    expect(error.message).toContain("the body: has to be an object");
   });
 
   it("is told without what the client wrote", () => {

@@ -19,6 +19,7 @@ import {
   type Tool,
   type ToolChoice,
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
+import { inWords } from "../../libs/host/index.ts";
 import { RpcError } from "../../libs/rpc/index.ts";
 import type { CachingWish } from "./caching-options.ts";
 import { cortexWish, type RoutingWish } from "./routing-options.ts";
@@ -248,7 +249,7 @@ function validate<T>(schema: z.ZodType<T>, body: unknown): T {
   if (result.success) return result.data;
   const issue = deepest(result.error.issues[0]!);
   const field = fieldName(issue.path);
-  const message = issue.message.replace(/^Invalid input: /, "").replace(/, received undefined$/, ", but it is missing");
+  const message = inWords(issue.message);
   throw new RpcError("INVALID_REQUEST", field === "" ? `the body: ${message}` : `${field}: ${message}`, {
     ...(field === "" ? {} : { field }),
   });
