@@ -188,7 +188,7 @@ async function checkWorker(
   const call = startCall({ tenant: "", requestId: "doctor", trace: NO_TRACE, deadlineAtMs });
   try {
     const { health, message } = await worker.checkHealth(call);
-    const { baseUrl, models, simulated, message: trouble } = worker.info();
+    const { baseUrl, models, simulated } = worker.info();
     if (health === Health.AVAILABLE) {
       const what = simulated
         ? "a simulation"
@@ -197,7 +197,8 @@ async function checkWorker(
     }
     const remedy = `check that its server runs, that this machine reaches ${baseUrl}, and its keys (${settings.keys.length} configured)`;
     // What to do is said below, in words for the one who reads this.
-    return { check, result: "warning", message: trouble || message, remedy };
+    const [trouble = message] = message.split(" Operators:");
+    return { check, result: "warning", message: trouble, remedy };
   } catch (error) {
     const message = RpcError.from(error).message;
     return { check, result: "warning", message, remedy: "check that its server runs and answers" };

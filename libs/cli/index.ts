@@ -4,7 +4,8 @@ import { Command, CommanderError, InvalidArgumentError, Option } from "commander
 import { ConfigurationError, type ServiceEntry, STRATEGY_NAMES, StartError } from "../host/index.ts";
 import { type Reason, RpcError } from "../rpc/index.ts";
 import { addCacheCommands } from "./cache.ts";
-import { type ClientOptions, chat } from "./client.ts";
+import { chat } from "./chat.ts";
+import type { ClientOptions } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { type ExplainOptions, explainRouting } from "./explain.ts";
 import { addHealthCommand } from "./health.ts";

@@ -151,14 +151,51 @@ const UINT32_MAX = 4_294_967_295;
 
 function readModelProperties(text: string): Setting<Record<string, ModelProperties>> {
   if (text === DEFAULT) return DEFAULT;
+  const form = `It has to be JSON: {"MODEL": {"contextTokensMax": 128000}}.`;
+  let models: unknown;
   try {
-    const parsed = JSON.parse(text) as Record<string, unknown>;
-    return Object.fromEntries(
-      Object.entries(parsed).map(([model, properties]) => [model, ModelProperties.fromPartial(properties as object)]),
-    );
+    models = JSON.parse(text);
   } catch {
-    throw new InvalidArgumentError(`It has to be JSON: {"MODEL": {"contextTokensMax": 128000}}.`);
+    throw new InvalidArgumentError(form);
   }
+  if (!isObject(models)) throw new InvalidArgumentError(form);
+  return Object.fromEntries(
+    Object.entries(models).map(([model, properties]) => {
+      if (!isObject(properties)) throw new InvalidArgumentError(form);
+      for (const [name, value] of Object.entries(properties)) checkProperty(model, name, value);
+      return [model, ModelProperties.fromPartial(properties)];
+    }),
+  );
+}
+
+type Check = readonly [rule: string, isKept: (value: unknown) => boolean];
+
+const AMOUNT: Check = ["a number, at least 0", (value) => typeof value === "number" && value >= 0];
+
+/** What can be said of a model, and what it has to be. */
+const MODEL_PROPERTIES: Readonly<Record<keyof ModelProperties, Check>> = {
+  capabilities: ["a list of texts", (value) => Array.isArray(value) && value.every((word) => typeof word === "string")],
+  contextTokensMax: [
+    "a whole number, at least 1",
+    (value) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= UINT32_MAX,
+  ],
+  inputCostUsdPerMillion: AMOUNT,
+  outputCostUsdPerMillion: AMOUNT,
+};
+
+function checkProperty(model: string, name: string, value: unknown): void {
+  const [rule, isKept] = Object.hasOwn(MODEL_PROPERTIES, name) ? MODEL_PROPERTIES[name as keyof ModelProperties] : [];
+  if (isKept === undefined) {
+    const known = Object.keys(MODEL_PROPERTIES).join(", ");
+    throw new InvalidArgumentError(
+      `Of ${JSON.stringify(model)}, there is no ${JSON.stringify(name)}; there are ${known}.`,
+    );
+  }
+  if (!isKept(value)) throw new InvalidArgumentError(`Of ${JSON.stringify(model)}, ${name} has to be ${rule}.`);
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function specificationOf(base: WorkerSpecification, options: ChangeOptions): WorkerSpecification {

@@ -231,13 +231,14 @@ async function pageFile({ request, response, path }: Exchange) {
   await servePage(request, response, path.slice("/page/".length));
 }
 
-async function welcome({ response, request }: Exchange) {
+async function welcome({ response, request }: Exchange, { keysRequired }: GatewayDependencies) {
   if (wantsPage(request)) return servePage(request, response, "index.html");
   const host = request.headers.host ?? "localhost";
+  const authorization = keysRequired() ? ` -H "authorization: Bearer $KEY"` : "";
   response.writeHead(200, { "content-type": "text/plain; charset=utf-8", vary: "accept" });
   response.end(
     `This is Cortex, a gateway for large language models.\n\n` +
-      `  curl http://${host}/v1/chat/completions -H 'content-type: application/json' \\\n` +
+      `  curl http://${host}/v1/chat/completions${authorization} -H 'content-type: application/json' \\\n` +
       `    -d '{"model":"auto","messages":[{"role":"user","content":"Hello!"}]}'\n\n` +
       `OpenAI SDKs: base URL http://${host}/v1 · models: /v1/models · health: /api/health\n`,
   );

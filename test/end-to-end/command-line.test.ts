@@ -82,7 +82,13 @@ describe("beside a mesh", () => {
           models: ["gpt-4o", "a", "b", "c", "d"],
           priority: 1,
         },
-        { name: "gone", provider: "openai", baseUrl: `http://127.0.0.1:${await unusedPort()}/v1`, models: ["g"] },
+        {
+          name: "gone",
+          provider: "openai",
+          baseUrl: `http://127.0.0.1:${await unusedPort()}/v1`,
+          models: ["g"],
+          breaker: { failures: 1_000 },
+        },
       ],
       settings: {
         clients: [
@@ -107,12 +113,17 @@ describe("beside a mesh", () => {
     expect(answer).toMatchObject({ code: 0, stdout: "You said: hello there\n" });
     expect(answer.stderr).toMatch(/main\/gpt-4o.*: first token after [\d.]+ s, \d+ tokens/);
     expect(named).toMatchObject({ code: 0, stdout: "You said: hi\n" });
-    const parts = json.stdout
-      .trim()
-      .split("\n")
-      .map((line) => JSON.parse(line) as { $case: string; value: { text: string } });
-    expect(parts.map(({ $case }) => $case)).toEqual(["served", "text", "text", "text", "finish", "usage"]);
-    expect(parts.map(({ value }) => value.text ?? "").join("")).toBe("You said: hi");
+    expect(JSON.parse(json.stdout)).toEqual({
+      text: "You said: hi",
+      model: expect.stringContaining("gpt-4o"),
+      worker: "main",
+      provider: "openai",
+      finish_reason: "stop",
+      usage: { prompt_tokens: expect.any(Number), completion_tokens: 3, total_tokens: expect.any(Number) },
+      warnings: [],
+      first_token_ms: expect.any(Number),
+      duration_ms: expect.any(Number),
+    });
     expect(json.stderr).toBe("");
   });
 
@@ -129,6 +140,36 @@ describe("beside a mesh", () => {
     expect(locked.stderr).toContain("CORTEX_CLIENT_KEY");
     expect(wrong.stderr).toContain("is not known");
     expect(wrong.stderr).not.toContain("wrong-key");
+  });
+
+  it("chat says it to programs in JSON", async () => {
+    const [unknown, down] = await Promise.all([
+      ask(["chat", "--json", "hi", "-m", "gpt-4oo"]),
+      ask(["chat", "--json", "hi", "-m", "g"]),
+    ]);
+    for (const { code, stderr } of [unknown, down]) expect([code, stderr]).toEqual([1, ""]);
+    expect(JSON.parse(unknown.stdout)).toMatchObject({
+      error: {
+        reason: "MODEL_NOT_FOUND",
+        param: "model",
+        message: expect.stringMatching(/does not exist/),
+        attempts: [],
+      },
+    });
+    expect(JSON.parse(down.stdout)).toMatchObject({
+      error: {
+        reason: "NO_WORKERS_AVAILABLE",
+        message: expect.stringMatching(/^no workers available: gone: PROVIDER_UNREACHABLE/),
+        attempts: expect.arrayContaining([
+          { worker: "gone", reason: "PROVIDER_UNREACHABLE", message: "no answer from the provider (ECONNREFUSED)" },
+        ]),
+      },
+    });
+    expect(down.stdout).not.toContain("127.0.0.1");
+  });
+
+  it("the gateway's greeting shows how to send the key", async () => {
+    expect(await (await fetch(mesh.rest)).text()).toContain(`completions -H "authorization: Bearer $KEY" -H`);
   });
 
   it("chat stops with Ctrl-C, and when nobody reads it any more, and the provider with it", async () => {
@@ -223,6 +264,23 @@ describe("beside a mesh", () => {
     ]);
     expect(none).toMatchObject({ code: 0, stdout: "no workers of provider ollama are running\n" });
     expect(JSON.parse(one.stdout)).toHaveLength(2);
+  });
+
+  it("workers add refuses what can't be said of a model, and names it", async () => {
+    const add = (properties: string) =>
+      ask(["workers", "add", "w", "--provider", "openai", "--model-properties", properties]);
+    const told = await Promise.all([
+      add('{"m": {"contextTokens": 1000}}'),
+      add('{"m": {"contextTokensMax": "many"}}'),
+      add('{"m": {"capabilities": "vision"}}'),
+      add('{"m": 7}'),
+      add("[]"),
+    ]);
+    for (const { code, stdout } of told) expect([code, stdout]).toEqual([1, ""]);
+    expect(told[0]!.stderr).toMatch(/there is no "contextTokens"; there are capabilities, contextTokensMax, /);
+    expect(told[1]!.stderr).toContain("contextTokensMax has to be a whole number, at least 1");
+    expect(told[2]!.stderr).toContain("capabilities has to be a list of texts");
+    for (const { stderr } of told.slice(3)) expect(stderr).toContain("It has to be JSON");
   });
 
   it("workers are added, changed, drained and removed, and each command says what has become of it", async () => {
