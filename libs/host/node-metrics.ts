@@ -46,8 +46,9 @@ export function reportNode(metrics: Metrics, sources: NodeMetricsSources): () =>
 
 /** What happens seldom is there from the start: the first time would not be seen as an increase otherwise. */
 function beginAtZero(metrics: Metrics, services: readonly string[]): void {
-  for (const reason of REFUSALS) metrics.add(METRIC.refusals, 0, "grpc", reason);
-  if (services.includes("gateway")) for (const reason of REFUSALS) metrics.add(METRIC.refusals, 0, "rest", reason);
+  // Nodes without a gateway have metrics to refuse over HTTP.
+  for (const carrier of ["grpc", "rest"])
+    for (const reason of REFUSALS) metrics.add(METRIC.refusals, 0, carrier, reason);
   for (const service of services) metrics.add(METRIC.serviceCrashes, 0, service);
   for (const result of ["accepted", "refused"]) metrics.add(METRIC.configurationReloads, 0, result);
 }

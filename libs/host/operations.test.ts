@@ -131,6 +131,16 @@ describe("metrics are told", () => {
     });
   });
 
+  it("to nobody else, and each who tries is counted", async () => {
+    const metrics = createMetrics();
+    const ask = await start({ clients: CLIENTS, metrics });
+    for (const key of ["x", "y", "client-key"]) await (await ask("/metrics", bearer(key))).text();
+    await (await ask("/metrics/targets", bearer("z"))).text();
+    const { body } = await metrics.expose("");
+    expect(body).toContain('cortex_refusals_total{carrier="rest",reason="UNAUTHENTICATED"} 3\n');
+    expect(body).toContain('cortex_refusals_total{carrier="rest",reason="PERMISSION_DENIED"} 1\n');
+  });
+
   it("to who has the token too", async () => {
     expect(await statuses({ clients: CLIENTS, token: () => "the-token" })).toEqual({
       nothing: 401,

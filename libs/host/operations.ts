@@ -5,8 +5,8 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { NodeRecord } from "../gen/cortex/mesh/v1/mesh.ts";
-import { type Reason, RpcError } from "../rpc/index.ts";
-import type { Metrics } from "../telemetry/index.ts";
+import { REFUSALS, type Reason, RpcError } from "../rpc/index.ts";
+import { METRIC, type Metrics } from "../telemetry/index.ts";
 import { type Identity, sameSecret } from "./authentication.ts";
 
 /** What Prometheus' service discovery over HTTP takes: https://prometheus.io/docs/prometheus/latest/http_sd/ */
@@ -33,6 +33,8 @@ export interface Operations {
   targets(authorization: string): readonly ScrapeTarget[];
   /** Its services have started, and it is not about to stop. That it answers at all shows that it lives. */
   readiness(): Readiness;
+  /** Counts that `scrape` or `targets` has thrown, for servers that count nothing themselves. */
+  refused(error: RpcError): void;
 }
 
 export interface OperationsDependencies {
@@ -90,6 +92,9 @@ export function createOperations(dependencies: OperationsDependencies): Operatio
         }));
     },
     readiness,
+    refused({ reason }) {
+      if (REFUSALS.has(reason)) metrics.add(METRIC.refusals, 1, "rest", reason);
+    },
   };
 }
 
@@ -113,8 +118,9 @@ export async function listenForOperations(
 ): Promise<OperationsServer> {
   const server = createServer((request, response) => {
     answer(operations, request, response).catch((thrown: unknown) => {
-      const { reason, message } = RpcError.from(thrown);
-      answerText(response, STATUS[reason] ?? 500, message);
+      const error = RpcError.from(thrown);
+      operations.refused(error);
+      answerText(response, STATUS[error.reason] ?? 500, error.message);
     });
   });
   await new Promise<void>((resolve, reject) => {

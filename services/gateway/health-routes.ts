@@ -5,6 +5,7 @@ import { refuseForeignPages } from "./admin.ts";
 import { answerJson, type Exchange, type GatewayDependencies, header } from "./exchange.ts";
 import { isServing, writeReport, writeVerdict } from "./health-answer.ts";
 import { writeHealthPage } from "./health-page.ts";
+import { countRefusal } from "./operations.ts";
 import { PAGE_HEADERS, wantsPage } from "./page.ts";
 
 const ANSWERED_ANEW = { "cache-control": "no-store" };
@@ -70,8 +71,12 @@ function refusalOf({ request }: Pick<Exchange, "request">, dependencies: Gateway
     }
     if (authorization !== "" && dependencies.authenticate(authorization).admin) return undefined;
   } catch (thrown) {
-    const { reason, message } = RpcError.from(thrown);
-    if (reason !== "PERMISSION_DENIED") return message;
+    const error = RpcError.from(thrown);
+    if (error.reason !== "PERMISSION_DENIED") {
+      // Whoever tries keys here is told whether one is right, so each that is wrong counts as anywhere else.
+      countRefusal(dependencies.metrics, error);
+      return error.message;
+    }
     return "without client keys, details are told at localhost or an IP address only, and not to pages of other sites";
   }
   return "details are for administrators: send Authorization: Bearer KEY, with the key of a client that has admin: true";

@@ -1,7 +1,7 @@
 /** What the HTTP face tells Prometheus: its node's metrics, and where those of the other nodes are. */
 
 import { REFUSALS, type RpcError } from "../../libs/rpc/index.ts";
-import { METRIC, type Metrics, type TraceContext } from "../../libs/telemetry/index.ts";
+import { METRIC, type Metrics, OTHER, type TraceContext } from "../../libs/telemetry/index.ts";
 import { answerJson, type Exchange, type GatewayDependencies, header } from "./exchange.ts";
 
 /** GET /metrics */
@@ -33,9 +33,20 @@ export function countExchange(
 ): void {
   if (!metrics.enabled) return;
   const { method, route, status, durationMs, failure, trace } = ended;
-  metrics.observe(METRIC.httpDuration, durationMs / 1_000, trace, method, route, statusText(status));
-  if (failure !== undefined && REFUSALS.has(failure.reason)) metrics.add(METRIC.refusals, 1, "rest", failure.reason);
+  metrics.observe(METRIC.httpDuration, durationMs / 1_000, trace, methodText(method), route, statusText(status));
+  if (failure !== undefined) countRefusal(metrics, failure);
 }
+
+/** Counts that somebody was refused something, also where the rest of the answer is for everybody. */
+export function countRefusal(metrics: Metrics, { reason }: RpcError): void {
+  if (REFUSALS.has(reason)) metrics.add(METRIC.refusals, 1, "rest", reason);
+}
+
+/** Others that HTTP knows would take the places of these. */
+function methodText(method: string): string {
+  return METHODS.has(method) ? method : OTHER;
+}
+const METHODS: ReadonlySet<string> = new Set(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]);
 
 /** The same string for each status: a number is made one anew each time. */
 function statusText(status: number): string {

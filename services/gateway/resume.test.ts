@@ -244,6 +244,7 @@ describe("over HTTP", () => {
         scrape: () => expect.fail("not asked"),
         targets: () => expect.fail("not asked"),
         readiness: () => expect.fail("not asked"),
+        refused: () => expect.fail("not asked"),
       },
       tracer: silentTracer,
       metrics: createMetrics(),

@@ -212,6 +212,9 @@ describe("what is told of a mesh's health", () => {
     expect(wrong.body.details.unavailable).toMatch(/not known/);
 
     const admin = { authorization: "Bearer k-admin" };
+    // The answer says whether a key is right: whoever tries some is seen.
+    const { text } = await get(mesh, "/metrics", admin);
+    expect(text).toContain('cortex_refusals_total{carrier="rest",reason="UNAUTHENTICATED"} 7\n');
     const why = "no answer from 127.0.0.1:1 (ECONNREFUSED)";
     const problem = `worker named-secretly is unavailable: ${why} (PROVIDER_UNREACHABLE)`;
     expect((await get(mesh, paths[0]!, admin)).body.problems).toEqual([problem]);
