@@ -4,7 +4,7 @@
  */
 import { randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type Server } from "node:http";
-import { CATALOGUE, type Call, type OwnedCall, RpcError, startCall } from "../../libs/rpc/index.ts";
+import { CATALOGUE, type Call, type OwnedCall, REFUSALS, RpcError, startCall } from "../../libs/rpc/index.ts";
 import { ATTRIBUTE, parseTraceparent, SPAN, type Span, traceFields } from "../../libs/telemetry/index.ts";
 import {
   type AdminAction,
@@ -148,13 +148,15 @@ async function exchange(request: IncomingMessage, response: GatewayResponse, dep
     span.end();
     const durationMs = performance.now() - startedAtMs;
     countExchange(dependencies.metrics, { method, route: routePath, status, durationMs, failure, trace: span.context });
-    const fields = { method, path: routePath, status, duration_ms: Math.round(durationMs) };
+    const fields = { method, path: routePath, status, duration_ms: Math.round(durationMs), request_id: requestId };
     const level = failure === undefined || failure.class === "request" ? "debug" : "warn";
-    log[level](
-      { ...fields, request_id: requestId, ...(failure && { reason: failure.reason }), ...traceFields(span.context) },
-      "request",
-    );
+    log[level]({ ...fields, ...(failure && failureFields(failure, request)), ...traceFields(span.context) }, "request");
   }
+}
+
+/** What a log line tells of a failure: of a refusal also whom it was for, as many of them may be an attack. */
+function failureFields({ reason }: RpcError, { socket }: IncomingMessage) {
+  return { reason, ...(REFUSALS.has(reason) && { client_address: socket.remoteAddress }) };
 }
 
 function matches({ path: known, prefix, suffix }: Route, path: string): boolean {

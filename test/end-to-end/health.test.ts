@@ -190,7 +190,7 @@ describe("what is told of a mesh's health", () => {
         { name: "well", provider: "sim", models: ["m"] },
         { name: "named-secretly", provider: "openai", baseUrl: "http://127.0.0.1:1/private-path", keys: [SECRET] },
       ],
-      settings: { clients },
+      settings: { clients, log: { level: "debug" } },
     });
     await expect
       .poll(async () => (await get(mesh, "/api/health")).body["problems"])
@@ -215,6 +215,9 @@ describe("what is told of a mesh's health", () => {
     // The answer says whether a key is right: whoever tries some is seen.
     const { text } = await get(mesh, "/metrics", admin);
     expect(text).toContain('cortex_refusals_total{carrier="rest",reason="UNAUTHENTICATED"} 7\n');
+    await get(mesh, "/v1/models", { authorization: "Bearer wrong" });
+    const line = /"path":"\/v1\/models".*"reason":"UNAUTHENTICATED","client_address":"127\.0\.0\.1"/;
+    await expect.poll(() => mesh.output()).toMatch(line);
     const why = "no answer from 127.0.0.1:1 (ECONNREFUSED)";
     const problem = `worker named-secretly is unavailable: ${why} (PROVIDER_UNREACHABLE)`;
     expect((await get(mesh, paths[0]!, admin)).body.problems).toEqual([problem]);

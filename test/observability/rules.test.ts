@@ -159,6 +159,7 @@ const CASES: Readonly<Record<string, Case>> = {
     silent: {
       [attempts('outcome="served"')]: "0+9x60",
       [attempts('outcome="failed"')]: "0+1x60",
+      [attempts('outcome="failed",reason="WORKER_BUSY"')]: "0+90x60",
       [attempts('outcome="cancelled"')]: "0+50x60",
     },
   },
@@ -184,7 +185,11 @@ const CASES: Readonly<Record<string, Case>> = {
   },
   CortexFailoversMany: {
     fires: { [attempts('kind="first"')]: "0+100x60", [attempts('kind="failover"')]: "0+15x60" },
-    silent: { [attempts('kind="first"')]: "0+100x60", [attempts('kind="failover"')]: "0+5x60" },
+    silent: {
+      [attempts('kind="first"')]: "0+100x60",
+      [attempts('kind="failover"')]: "0+5x60",
+      [attempts('kind="failover",reason="WORKER_BUSY"')]: "0+90x60",
+    },
     minute: 30,
   },
   CortexRetryBudgetEmpty: {
