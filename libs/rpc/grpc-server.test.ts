@@ -9,7 +9,7 @@ import { afterEach, describe, expect, it, vi } from "vitest";
 import { CacheServiceDefinition, CacheStoreServiceDefinition } from "../gen/cortex/cache/v1/cache.ts";
 import { RouterServiceDefinition } from "../gen/cortex/router/v1/router.ts";
 import { createLogger, NO_TRACE, silentTracer } from "../telemetry/index.ts";
-import { type Caller, connect, createGrpcServer, type RpcError, startCall } from "./index.ts";
+import { type Caller, connect, createGrpcServer, RpcError, startCall } from "./index.ts";
 
 const log = createLogger({ level: "silent", readable: false, node: "test" });
 const reflectionProto = join(
@@ -183,5 +183,37 @@ describe("a service for the mesh alone", () => {
     expect(put).toHaveBeenCalledTimes(outcome === "answered" ? 1 : 0);
     // Everybody may ask the others.
     expect(await channel.client(CacheServiceDefinition).getStatistics({}, call)).toMatchObject({ node: "n" });
+  });
+});
+
+describe("what logs may say of an error", () => {
+  it.each([
+    ["reaches a node of the mesh", { trusted: true, tenant: "", admin: false }, "nobody at 10.0.0.1:80"],
+    ["is kept from a client", { trusted: false, tenant: "t", admin: false }, undefined],
+  ] as const)("%s", async (_who, caller, forLog) => {
+    const server = createGrpcServer({
+      tracer: silentTracer,
+      log,
+      authenticate: () => caller,
+      descriptors: readFileSync(new URL("../gen/descriptors.binpb", import.meta.url)),
+      interfaces: [],
+    });
+    const failed = new RpcError("PROVIDER_UNREACHABLE", "no answer", { forLog: "nobody at 10.0.0.1:80" });
+    server.add(CacheServiceDefinition, {
+      invalidate: () => Promise.reject(failed),
+      getStatistics: () => Promise.reject(failed),
+      listStatistics: () => Promise.reject(failed),
+    });
+    const channel = connect(`127.0.0.1:${await server.listen("127.0.0.1", 0)}`, { meshSecret: () => "secret" });
+    const call = startCall({ tenant: "t", requestId: "r", trace: NO_TRACE, deadlineAtMs: Date.now() + 10_000 });
+    ends.push(
+      () => server.close(0),
+      () => channel.close(),
+      () => call.finish(),
+    );
+    const told = channel.client(CacheServiceDefinition).getStatistics({}, call);
+    const error = await told.catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ reason: "PROVIDER_UNREACHABLE", message: "no answer" });
+    expect((error as RpcError).forLog).toBe(forLog);
   });
 });

@@ -268,7 +268,7 @@ function serveUnary(method: Unary, accept: Accept, follow: Follow) {
       respond(null, await method(rpc.request, accepted.call));
     } catch (thrown) {
       error = RpcError.from(thrown);
-      respond(toStatus(error));
+      respond(toStatus(error, accepted?.fromMesh === true));
     } finally {
       accepted?.call.finish();
       ended(accepted, error);
@@ -291,7 +291,7 @@ function serveStream(method: Streaming, accept: Accept, follow: Follow) {
       rpc.end();
     } catch (thrown) {
       error = RpcError.from(thrown);
-      const { code, details, metadata } = toStatus(error);
+      const { code, details, metadata } = toStatus(error, accepted?.fromMesh === true);
       rpc.emit("error", { code, details, metadata });
     } finally {
       accepted?.call.finish();

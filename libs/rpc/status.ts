@@ -23,11 +23,11 @@ const TYPE_URL = {
   failedAttempts: "type.googleapis.com/cortex.errors.v1.FailedAttempts",
 } as const;
 
-/** What to end a gRPC call with. */
-export function toStatus(error: RpcError): StatusObject {
+/** What to end a gRPC call with. What logs may say goes to nodes of the mesh alone, which have the caller's log. */
+export function toStatus(error: RpcError, toMesh: boolean): StatusObject {
   const message = error.message.slice(0, MESSAGE_CHARACTERS_MAX);
   const about: Record<string, string> = error.key === undefined ? {} : { [METADATA_KEY]: error.key };
-  if (error.forLog !== undefined) about[METADATA_FOR_LOG] = error.forLog.slice(0, FOR_LOG_CHARACTERS_MAX);
+  if (toMesh && error.forLog !== undefined) about[METADATA_FOR_LOG] = error.forLog.slice(0, FOR_LOG_CHARACTERS_MAX);
   const info = { reason: error.reason, domain: DOMAIN, metadata: about };
   const details = [any(TYPE_URL.errorInfo, ErrorInfo, info)];
   if (error.retryAfterMs !== undefined) {
