@@ -99,7 +99,7 @@ async function exchange(request: IncomingMessage, response: GatewayResponse, dep
   const { log, tracer } = dependencies;
   const path = pathOf(request);
   const method = request.method ?? "GET";
-  const route = ROUTES.find((known) => matches(known, path) && known.method === method);
+  const route = ROUTES.find((known) => matches(known, path) && answers(known, method));
   const routePath = route === undefined ? "(unknown)" : patternOf(route);
   const parent = parseTraceparent(header(request, "traceparent"), header(request, "tracestate"));
   const span = tracer.startSpan(SPAN.http(method, routePath), parent, "server", {
@@ -157,6 +157,11 @@ async function exchange(request: IncomingMessage, response: GatewayResponse, dep
 /** What a log line tells of a failure: of a refusal also whom it was for, as many of them may be an attack. */
 function failureFields({ reason }: RpcError, { socket }: IncomingMessage) {
   return { reason, ...(REFUSALS.has(reason) && { client_address: socket.remoteAddress }) };
+}
+
+/** Probes and pages are also asked for their headers alone; Node then leaves out the body. */
+function answers(route: Route, method: string): boolean {
+  return route.method === method || (method === "HEAD" && route.method === "GET" && route.open === true);
 }
 
 function matches({ path: known, prefix, suffix }: Route, path: string): boolean {

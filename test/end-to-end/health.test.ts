@@ -274,6 +274,11 @@ describe("what is told of a mesh's health", () => {
   it("to orchestrators is whether a node lives, and whether it is ready, until it is about to stop", async () => {
     const mesh = await start("many nodes", { workers: [{ name: "w", provider: "sim", models: ["m"] }] });
     expect(await get(mesh, "/live")).toMatchObject({ status: 200, text: "live\n" });
+    for (const path of ["/live", "/ready", "/api/health"]) {
+      const headers = await fetch(`${mesh.rest}${path}`, { method: "HEAD" });
+      expect([headers.status, await headers.text()]).toEqual([200, ""]);
+    }
+    expect((await fetch(`${mesh.rest}/v1/models`, { method: "HEAD" })).status).toBe(405);
     expect(await get(mesh, "/ready")).toMatchObject({ status: 200, text: "ready\n" });
     // No worker and no router: nothing that starting the gateway anew would mend.
     for (const name of ["router", "adapter-sim"]) mesh.node(name).kill("SIGKILL");
