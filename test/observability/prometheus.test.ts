@@ -85,7 +85,7 @@ describeWith(["prometheus"], "a Prometheus that scrapes a mesh of two nodes", ()
   let prometheus: Prometheus;
 
   beforeAll(async () => {
-    good = await startOpenAiSimulator({ pace: "groq" });
+    good = await startOpenAiSimulator({ behaviour: "tokenMs:10" });
     bad = await startOpenAiSimulator({ behaviour: "status:500" });
     otlp = await startOtlpReceiver();
     const prices = { inputCostUsdPerMillion: 1, outputCostUsdPerMillion: 2 };
