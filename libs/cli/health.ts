@@ -7,8 +7,9 @@ import {
   HealthServiceDefinition,
   Status,
 } from "../gen/cortex/health/v1/health.ts";
+import { BREAKER_NAMES, HEALTH_NAMES, KEY_NAMES } from "../host/index.ts";
 import { type ClientOptions, QUESTION_TIMEOUT_MS, withNode } from "./client.ts";
-import { BREAKER_NAMES, HEALTH_NAMES, KEY_NAMES, summarizeKeys } from "./workers.ts";
+import { summarizeKeys } from "./workers.ts";
 
 interface HealthOptions extends ClientOptions {
   readonly detailed?: boolean;

@@ -1,7 +1,7 @@
 /** `cortex workers`: lists the workers of the mesh, adds, changes and removes them, and drains them. */
 import Table from "cli-table3";
 import { type Command, InvalidArgumentError } from "commander";
-import { BreakerState, Health, type KeyInfo, KeyState, ModelProperties } from "../gen/cortex/provider/v1/provider.ts";
+import { Health, type KeyInfo, KeyState, ModelProperties } from "../gen/cortex/provider/v1/provider.ts";
 import {
   Locality,
   type RegisteredWorker,
@@ -9,34 +9,11 @@ import {
   WorkerSpecification,
   type WorkerTimeouts,
 } from "../gen/cortex/registry/v1/registry.ts";
+import { BREAKER_NAMES, HEALTH_NAMES, KEY_NAMES } from "../host/index.ts";
 import { CATALOGUE, type Call, isReason, RpcError, type Service } from "../rpc/index.ts";
 import { type ClientOptions, QUESTION_TIMEOUT_MS, withNode } from "./client.ts";
 
 type Registry = Service<typeof RegistryServiceDefinition>;
-
-/** How a worker is, in a word. */
-export const HEALTH_NAMES: Record<Health, string> = {
-  [Health.UNSPECIFIED]: "unknown",
-  [Health.AVAILABLE]: "available",
-  [Health.BUSY]: "busy",
-  [Health.UNAVAILABLE]: "unavailable",
-};
-
-/** A breaker's state, in a word. */
-export const BREAKER_NAMES: Record<BreakerState, string> = {
-  [BreakerState.UNSPECIFIED]: "unknown",
-  [BreakerState.CLOSED]: "closed",
-  [BreakerState.OPEN]: "open",
-  [BreakerState.HALF_OPEN]: "half-open",
-};
-
-/** A key's state, in a word. */
-export const KEY_NAMES: Record<KeyState, string> = {
-  [KeyState.UNSPECIFIED]: "unknown",
-  [KeyState.AVAILABLE]: "available",
-  [KeyState.RESTING]: "resting",
-  [KeyState.OUT]: "out",
-};
 
 const LOCALITY_NAMES: Record<Locality, string | null> = {
   [Locality.UNSPECIFIED]: null,

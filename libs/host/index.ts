@@ -15,3 +15,4 @@ export { type Host, type RunningService, type ServiceEntry, StartError } from ".
 export { type NatsServer, resolveNatsServer, startNatsServer } from "./nats-server.ts";
 export { portError, type RunningNode, startNode } from "./node.ts";
 export { answerLive, answerReady, type Operations, type Readiness, type ScrapeTarget } from "./operations.ts";
+export { BREAKER_NAMES, HEALTH_NAMES, KEY_NAMES } from "./worker-words.ts";

@@ -2,13 +2,7 @@
  * The administration of workers over HTTP: what comes as JSON in the names of cortex.yaml goes to the RegistryService, and
  * its answers, and what is wrong with a worker, come back in the same names.
  */
-import {
-  BreakerState,
-  Health,
-  type KeyInfo,
-  KeyState,
-  type ModelProperties,
-} from "../../libs/gen/cortex/provider/v1/provider.ts";
+import type { KeyInfo, ModelProperties } from "../../libs/gen/cortex/provider/v1/provider.ts";
 import {
   Locality,
   type RegisteredWorker,
@@ -16,6 +10,7 @@ import {
   WorkerSpecification,
   type WorkerTimeouts,
 } from "../../libs/gen/cortex/registry/v1/registry.ts";
+import { BREAKER_NAMES, HEALTH_NAMES, KEY_NAMES } from "../../libs/host/index.ts";
 import { type Call, RpcError, type Service } from "../../libs/rpc/index.ts";
 
 type Registry = Service<typeof RegistryServiceDefinition>;
@@ -316,27 +311,6 @@ const LOCALITIES: Readonly<Record<string, Locality>> = {
   "": Locality.UNSPECIFIED,
   local: Locality.LOCAL,
   remote: Locality.REMOTE,
-};
-
-const HEALTH_NAMES: Readonly<Record<Health, string>> = {
-  [Health.UNSPECIFIED]: "unknown",
-  [Health.AVAILABLE]: "available",
-  [Health.BUSY]: "busy",
-  [Health.UNAVAILABLE]: "unavailable",
-};
-
-const BREAKER_NAMES: Readonly<Record<BreakerState, string>> = {
-  [BreakerState.UNSPECIFIED]: "unknown",
-  [BreakerState.CLOSED]: "closed",
-  [BreakerState.OPEN]: "open",
-  [BreakerState.HALF_OPEN]: "half-open",
-};
-
-const KEY_NAMES: Readonly<Record<KeyState, string>> = {
-  [KeyState.UNSPECIFIED]: "unknown",
-  [KeyState.AVAILABLE]: "available",
-  [KeyState.RESTING]: "resting",
-  [KeyState.OUT]: "out",
 };
 
 /** A specification as it can be sent back. */

@@ -1,7 +1,7 @@
 /** What is told of the mesh's health over HTTP, as JSON: the verdict to everybody, the report to administrators. */
 import { type CheckResponse, type GetReportResponse, Status } from "../../libs/gen/cortex/health/v1/health.ts";
 import { Dimension } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
-import { BreakerState, Health, KeyState } from "../../libs/gen/cortex/provider/v1/provider.ts";
+import { BREAKER_NAMES, HEALTH_NAMES, KEY_NAMES } from "../../libs/host/index.ts";
 
 /** A verdict in a word. */
 export const STATUS_NAMES: Readonly<Record<Status, "healthy" | "degraded" | "unhealthy">> = {
@@ -9,28 +9,6 @@ export const STATUS_NAMES: Readonly<Record<Status, "healthy" | "degraded" | "unh
   [Status.HEALTHY]: "healthy",
   [Status.DEGRADED]: "degraded",
   [Status.UNHEALTHY]: "unhealthy",
-};
-
-/** How a worker is, in a word. */
-export const HEALTH_NAMES: Readonly<Record<Health, string>> = {
-  [Health.UNSPECIFIED]: "unknown",
-  [Health.AVAILABLE]: "available",
-  [Health.BUSY]: "busy",
-  [Health.UNAVAILABLE]: "unavailable",
-};
-
-const BREAKER_NAMES: Readonly<Record<BreakerState, string>> = {
-  [BreakerState.UNSPECIFIED]: "unknown",
-  [BreakerState.CLOSED]: "closed",
-  [BreakerState.OPEN]: "open",
-  [BreakerState.HALF_OPEN]: "half_open",
-};
-
-const KEY_NAMES: Readonly<Record<KeyState, string>> = {
-  [KeyState.UNSPECIFIED]: "unknown",
-  [KeyState.AVAILABLE]: "available",
-  [KeyState.RESTING]: "resting",
-  [KeyState.OUT]: "out",
 };
 
 /** Whether requests are served: what a probe goes by. */

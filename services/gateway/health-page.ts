@@ -10,7 +10,8 @@ import {
 } from "../../libs/gen/cortex/health/v1/health.ts";
 import type { HealthScore } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
 import { BreakerState, Health } from "../../libs/gen/cortex/provider/v1/provider.ts";
-import { HEALTH_NAMES, namelessProblems, STATUS_NAMES } from "./health-answer.ts";
+import { HEALTH_NAMES } from "../../libs/host/index.ts";
+import { namelessProblems, STATUS_NAMES } from "./health-answer.ts";
 
 /** The page is made anew so often. */
 const RELOAD_S = 10;

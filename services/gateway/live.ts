@@ -3,7 +3,9 @@
  * into words once. A new page is told everything at once; one that is slow skips messages, and is told everything when it has
  * room again. Nothing waits for it here.
  */
+
 import type { ServerResponse } from "node:http";
+import { setTimeout as pause } from "node:timers/promises";
 import type {
   Happening,
   MetricsServiceDefinition,
@@ -169,7 +171,7 @@ export class LiveRelay {
       }
       // What it said is old, and no page is begun with it.
       this.#last = undefined;
-      await pause(retryMs, signal);
+      await pause(retryMs, undefined, { signal }).catch(() => {});
       retryMs = Math.min(retryMs * 2, RETRY_MAX_MS);
     }
   }
@@ -212,17 +214,4 @@ function eventOf({ mostUsed, ...message }: WatchResponse): string {
   // All of them are models.
   const models = mostUsed.map(({ name, figures }) => ({ name, figures }));
   return `event: state\ndata: ${JSON.stringify({ ...message, mostUsed: models })}\n\n`;
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", done, { once: true });
-    if (signal.aborted) done();
-  });
 }

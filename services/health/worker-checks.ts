@@ -4,7 +4,9 @@
  * twice, and not all are asked at once. The node that runs a worker is asked; it asks the provider unless the provider has just
  * shown how it is.
  */
+
 import { createHash } from "node:crypto";
+import { setTimeout as pause } from "node:timers/promises";
 import { HealthServiceDefinition } from "../../libs/gen/cortex/health/v1/health.ts";
 import { ProviderServiceDefinition } from "../../libs/gen/cortex/provider/v1/provider.ts";
 import type { Clients, Directory } from "../../libs/mesh/index.ts";
@@ -63,7 +65,9 @@ export class WorkerChecks {
   async run(signal: AbortSignal): Promise<void> {
     let sinceMs = this.#options.nowMs();
     while (!signal.aborted) {
-      await pause(Math.min(this.#options.intervalMs() / LOOKS_PER_INTERVAL, LOOK_MS_MAX), signal);
+      const lookMs = Math.min(this.#options.intervalMs() / LOOKS_PER_INTERVAL, LOOK_MS_MAX);
+      // It rejects when the service stops, and then nothing is left to do.
+      await pause(lookMs, undefined, { signal }).catch(() => {});
       if (signal.aborted) return;
       const untilMs = this.#options.nowMs();
       // Not waited for: the next ones are due whatever becomes of these.
@@ -211,17 +215,4 @@ function keyOf(node: string, worker: string): string {
 /** Where in the interval its moment is, from 0 to below 1: everywhere the same. */
 function phaseOf(key: string): number {
   return createHash("sha256").update(key).digest().readUInt32BE(0) / 2 ** 32;
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const end = () => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", end);
-      resolve();
-    };
-    const timer = setTimeout(end, ms);
-    signal.addEventListener("abort", end);
-    if (signal.aborted) end();
-  });
 }
