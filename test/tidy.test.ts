@@ -42,10 +42,11 @@ function moduleOf(path: string): string {
 /** What each library may import besides itself. */
 const LAYERS: Readonly<Record<string, readonly string[]>> = {
   "libs/gen": [],
-  "libs/telemetry": ["libs/gen"],
-  "libs/rpc": ["libs/gen", "libs/telemetry"],
+  "libs/collections": [],
+  "libs/telemetry": ["libs/gen", "libs/collections"],
+  "libs/rpc": ["libs/gen", "libs/collections", "libs/telemetry"],
   "libs/mesh": ["libs/gen", "libs/telemetry", "libs/rpc"],
-  "libs/adapter": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/mesh"],
+  "libs/adapter": ["libs/gen", "libs/collections", "libs/telemetry", "libs/rpc", "libs/mesh"],
   "libs/caching": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/mesh"],
   "libs/continuation": ["libs/gen", "libs/rpc"],
   "libs/openai-protocol": ["libs/gen", "libs/rpc", "libs/adapter"],

@@ -5,8 +5,10 @@
  * request that waits for a connection can't be given up before it gets one, and nobody tells when it got it. The queue for
  * connections is therefore ours: undici is never given more requests than it may open connections.
  */
+
 import type { IncomingHttpHeaders } from "node:http";
 import { type Dispatcher, Pool } from "undici";
+import { TransientSet } from "../collections/index.ts";
 import type { PoolStatistics } from "../gen/cortex/provider/v1/provider.ts";
 import type { RpcError } from "../rpc/index.ts";
 import type { Timeouts } from "./dialect.ts";
@@ -51,7 +53,7 @@ export class ConnectionPool {
   /** Host and port, for the log. */
   readonly authority: string;
   readonly #undici: Pool;
-  readonly #waiting = new Set<Exchange>();
+  readonly #waiting = new TransientSet<Exchange>();
   #taken = 0;
 
   constructor(options: PoolOptions) {

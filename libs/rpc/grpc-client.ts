@@ -1,4 +1,5 @@
 /** The gRPC carrier's calling end: one channel for each node, managed by us, so that routing and retries stay ours. */
+
 import {
   Client,
   type ClientReadableStream,
@@ -8,6 +9,7 @@ import {
   type ServiceError,
   status,
 } from "@grpc/grpc-js";
+import { TransientSet } from "../collections/index.ts";
 import { formatTraceparent } from "../telemetry/index.ts";
 import { abortReason } from "./call.ts";
 import type { RpcError } from "./errors.ts";
@@ -69,7 +71,7 @@ export function connect(address: string, options: ChannelOptions): Channel {
   });
   const target = options.target ?? `the node at ${address}`;
   let closed = false;
-  const ongoing = new Set<Ongoing>();
+  const ongoing = new TransientSet<Ongoing>();
 
   function metadataOf(call: Call): Metadata {
     const metadata = new Metadata();
@@ -159,7 +161,7 @@ function callUnary(
   call: Call,
   metadataOf: (call: Call) => Metadata,
   target: string,
-  ongoing: Set<Ongoing>,
+  ongoing: TransientSet<Ongoing>,
 ): Promise<unknown> {
   return new Promise((resolve, reject) => {
     if (call.signal.aborted) {
@@ -199,7 +201,7 @@ class RemoteStream implements AsyncIterator<unknown>, Ongoing {
   readonly #signal: AbortSignal;
   readonly #onAbort = () => this.#rpc?.cancel();
   readonly #waiting: unknown[] = [];
-  readonly #ongoing: Set<Ongoing>;
+  readonly #ongoing: TransientSet<Ongoing>;
   #pending: { resolve(result: IteratorResult<unknown>): void; reject(error: RpcError): void } | undefined;
   #failure: RpcError | undefined;
   #ended = false;
@@ -208,7 +210,7 @@ class RemoteStream implements AsyncIterator<unknown>, Ongoing {
     start: (options: { deadline: number }) => ClientReadableStream<unknown>,
     call: Call,
     target: string,
-    ongoing: Set<Ongoing>,
+    ongoing: TransientSet<Ongoing>,
   ) {
     this.#signal = call.signal;
     this.#ongoing = ongoing;

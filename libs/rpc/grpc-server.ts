@@ -18,6 +18,7 @@ import {
 import type { PackageDefinition } from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
 import { HealthImplementation } from "grpc-health-check";
+import { TransientSet } from "../collections/index.ts";
 import { METRIC, type Metrics, parseTraceparent } from "../telemetry/index.ts";
 import { type OwnedCall, startCall } from "./call.ts";
 import { REFUSALS, RpcError } from "./errors.ts";
@@ -187,7 +188,7 @@ type Handler = (call: AttendantStream, respond?: unknown) => void;
  */
 class Attendants {
   readonly #server: Server;
-  readonly #streams = new Set<AttendantStream>();
+  readonly #streams = new TransientSet<AttendantStream>();
 
   constructor(server: Server) {
     this.#server = server;

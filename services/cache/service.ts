@@ -2,6 +2,7 @@
  * The cache service: what a node of it answers for the keys that it owns. Routers ask by ownership, so that two of them that want
  * the same answer meet here, and one of them gets it for both.
  */
+import { TransientMap } from "../../libs/collections/index.ts";
 import type {
   AcquireResponse,
   CacheStoreServiceDefinition,
@@ -35,7 +36,7 @@ export class CacheStore implements Service<typeof CacheStoreServiceDefinition> {
   readonly #leads: Leads;
   readonly #outer: () => OuterLevel | undefined;
   /** Look-ups in the third level that have not ended: who asks for the same waits for the same. */
-  readonly #lookingUp = new Map<string, Promise<OuterEntry | undefined>>();
+  readonly #lookingUp = new TransientMap<string, Promise<OuterEntry | undefined>>();
   /** How often something was invalidated: what was looked up before must not be kept. */
   #invalidations = 0;
 

@@ -4,6 +4,7 @@
  */
 
 import { type CacheLevel, isInvalidated, keyPart } from "../../../libs/caching/index.ts";
+import { TransientMap, TransientSet } from "../../../libs/collections/index.ts";
 import type { Entry, LevelStatistics } from "../../../libs/gen/cortex/cache/v1/cache.ts";
 import type { CacheInvalidated } from "../../../libs/gen/cortex/events/v1/events.ts";
 import type { CompletionRequest, EmbeddingRequest, Part } from "../../../libs/gen/cortex/llm/v1/llm.ts";
@@ -68,13 +69,13 @@ export class CachedAnswers implements CacheLevel {
   readonly levels: CacheLevels;
   readonly #dependencies: AnswersDependencies;
   /** By key, those that come whole with a mark behind. */
-  readonly #flights = new Map<string, OpenFlight>();
+  readonly #flights = new TransientMap<string, OpenFlight>();
   /** Those and the ones that nobody may join. */
-  readonly #open = new Set<OpenFlight>();
+  readonly #open = new TransientSet<OpenFlight>();
   /** Look-ups at owners that are on their way, by key like those. */
-  readonly #acquiring = new Map<string, Promise<Acquired>>();
+  readonly #acquiring = new TransientMap<string, Promise<Acquired>>();
   /** Vectors that a provider has been asked for, by the keys of all of them. */
-  readonly #vectors = new Map<string, Promise<EmbedResponse>>();
+  readonly #vectors = new TransientMap<string, Promise<EmbedResponse>>();
   readonly #renewing: NodeJS.Timeout;
   #shared = 0;
 
@@ -410,7 +411,9 @@ export class CachedAnswers implements CacheLevel {
   }
 
   #span(what: string, call: Call): void {
-    this.#dependencies.tracer.startSpan(SPAN.cache, call.trace, "internal", { [ATTRIBUTE.cache]: what }).end();
+    const span = this.#dependencies.tracer.startSpan(SPAN.cache, call.trace, "internal");
+    span.set(ATTRIBUTE.cache, what);
+    span.end();
   }
 
   /** Tells the owners of the keys that this router is still at it. */
