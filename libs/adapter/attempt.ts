@@ -39,6 +39,8 @@ export interface AttemptHost {
   readonly keys: Keys;
   readonly secrets: readonly string[];
   readonly tracer: Tracer;
+  /** What the spans of all its attempts say. */
+  readonly attributes: Attributes;
   readonly log: Logger;
   /** Throws when it takes no more attempts; of those that are counted, when it serves as many as it may. */
   check(counted: boolean): void;
@@ -61,8 +63,8 @@ export interface AttemptOptions {
   readonly trial?: Key | undefined;
   /** The worker's own when absent. */
   readonly timeouts?: Timeouts | undefined;
-  /** Asked for only when a span is recorded. */
-  readonly attributes?: (() => Attributes) | undefined;
+  /** Called only when a span is recorded. */
+  readonly describe?: ((span: Span) => void) | undefined;
 }
 
 /** What the answer says about itself. */
@@ -170,7 +172,7 @@ export class Attempt implements PartSource {
 
   #begin(lease: Lease | undefined): void {
     const { options } = this;
-    const { tracer, pool } = this.#host;
+    const { tracer, pool, attributes } = this.#host;
     this.#lease = lease;
     this.#key = lease?.key.fingerprint ?? "";
     this.#limits = undefined;
@@ -181,6 +183,7 @@ export class Attempt implements PartSource {
       SPAN.provider(options.operation, options.context.model),
       options.call.trace,
       "client",
+      attributes,
     );
     this.#trace = this.#span.context;
     if (this.#span.recording) this.#describeRequest(this.#span);
@@ -210,7 +213,7 @@ export class Attempt implements PartSource {
 
   headCame(status: number, headers: IncomingHttpHeaders): void {
     this.#status = status;
-    if (this.#span?.recording) this.#span.set({ [ATTRIBUTE.httpStatus]: status });
+    this.#span?.set(ATTRIBUTE.httpStatus, status);
     if (this.#lease === undefined) return;
     const { dialect, keys, log } = this.#host;
     try {
@@ -242,7 +245,7 @@ export class Attempt implements PartSource {
     if (this.#ticket !== undefined) this.#host.breaker.contentBegan(this.#ticket);
     if (!this.#span?.recording) return;
     this.#span.event(SPAN_EVENT.firstToken);
-    this.#span.set({ [ATTRIBUTE.timeToFirstChunk]: (performance.now() - this.#exchangeAtMs) / 1000 });
+    this.#span.set(ATTRIBUTE.timeToFirstChunk, (performance.now() - this.#exchangeAtMs) / 1000);
   }
 
   /** Ends it, well if there is no error. Returns the error as it may leave the worker. */
@@ -310,32 +313,22 @@ export class Attempt implements PartSource {
   }
 
   #describeRequest(span: Span): void {
-    const { operation, context, stream, attributes } = this.options;
-    const { name, dialect, pool } = this.#host;
-    const { hostname, port, protocol } = pool.options.baseUrl;
-    span.set({
-      [ATTRIBUTE.operation]: operation,
-      [ATTRIBUTE.provider]: dialect.telemetryName ?? dialect.provider,
-      [ATTRIBUTE.requestModel]: context.model === "" ? undefined : context.model,
-      [ATTRIBUTE.requestStream]: stream ? true : undefined,
-      [ATTRIBUTE.serverAddress]: hostname,
-      [ATTRIBUTE.serverPort]: Number(port || (protocol === "https:" ? 443 : 80)),
-      [ATTRIBUTE.worker]: name,
-      [ATTRIBUTE.key]: this.#lease?.key.fingerprint,
-      ...attributes?.(),
-    });
+    const { operation, context, stream, describe } = this.options;
+    span.set(ATTRIBUTE.operation, operation);
+    if (context.model !== "") span.set(ATTRIBUTE.requestModel, context.model);
+    if (stream) span.set(ATTRIBUTE.requestStream, true);
+    span.set(ATTRIBUTE.key, this.#lease?.key.fingerprint);
+    describe?.(span);
   }
 
   #describeAnswer(span: Span, { served, usage, finishReasons }: AnswerSummary): void {
-    span.set({
-      [ATTRIBUTE.responseId]: served?.id,
-      [ATTRIBUTE.responseModel]: served?.model,
-      [ATTRIBUTE.finishReasons]: finishReasons?.map(finishReasonName),
-      [ATTRIBUTE.inputTokens]: usage?.inputTokens,
-      [ATTRIBUTE.outputTokens]: usage?.outputTokens,
-      [ATTRIBUTE.cachedInputTokens]: usage?.cachedInputTokens,
-      [ATTRIBUTE.reasoningTokens]: usage?.reasoningTokens,
-    });
+    span.set(ATTRIBUTE.responseId, served?.id);
+    span.set(ATTRIBUTE.responseModel, served?.model);
+    span.set(ATTRIBUTE.finishReasons, finishReasons?.map(finishReasonName));
+    span.set(ATTRIBUTE.inputTokens, usage?.inputTokens);
+    span.set(ATTRIBUTE.outputTokens, usage?.outputTokens);
+    span.set(ATTRIBUTE.cachedInputTokens, usage?.cachedInputTokens);
+    span.set(ATTRIBUTE.reasoningTokens, usage?.reasoningTokens);
   }
 }
 
@@ -345,7 +338,10 @@ function isDefect({ reason, cause }: RpcError): boolean {
 }
 
 /** In lower case, as the GenAI conventions have them: `stop`, `tool_calls`. */
+const FINISH_REASON_NAMES: ReadonlyMap<FinishReason, string> = new Map(
+  Object.entries(FINISH_REASON).map(([name, reason]) => [reason, name.toLowerCase()]),
+);
+
 function finishReasonName(reason: FinishReason): string {
-  const [name] = Object.entries(FINISH_REASON).find(([, value]) => value === reason) ?? ["unspecified"];
-  return name.toLowerCase();
+  return FINISH_REASON_NAMES.get(reason) ?? "unspecified";
 }

@@ -1,5 +1,7 @@
 /** A worker whose provider is reached over HTTP: a dialect, and around it everything that is the same for every provider. */
+
 import { isDeepStrictEqual } from "node:util";
+import { TransientSet } from "../collections/index.ts";
 import type {
   Completion,
   CompletionRequest,
@@ -19,7 +21,7 @@ import {
   type WorkerInfo,
 } from "../gen/cortex/provider/v1/provider.ts";
 import { abortReason, type Call, RpcError } from "../rpc/index.ts";
-import { ATTRIBUTE, type Attributes, type Logger, type Tracer, traceFields } from "../telemetry/index.ts";
+import { ATTRIBUTE, type Attributes, type Logger, type Span, type Tracer, traceFields } from "../telemetry/index.ts";
 import { ActiveRequests } from "./active-requests.ts";
 import { completeServed, StreamAnswer, summarize, WholeAnswer } from "./answer.ts";
 import { type AnswerSummary, Attempt, type AttemptHost, type AttemptOptions, type Operation } from "./attempt.ts";
@@ -32,7 +34,7 @@ import { parseJson } from "./json.ts";
 import { isAboutKey, type Key, type KeyChange, Keys } from "./keys.ts";
 import { type Knowledge, propertiesOf } from "./model-properties.ts";
 import { PartStream } from "./part-stream.ts";
-import { checkKey, parseBaseUrl, type WorkerSettings } from "./settings.ts";
+import { checkKey, parseBaseUrl, type WorkerSettings, withDefaults } from "./settings.ts";
 import { NO_TROUBLE, type Trouble, troubleOf, withRemedy } from "./trouble.ts";
 import type { HealthCheckOptions, RequestOptions, Worker, WorkerChange, WorkerDependencies } from "./worker.ts";
 
@@ -67,6 +69,7 @@ class HttpWorker implements Worker, AttemptHost {
   readonly keys: Keys;
   readonly secrets: readonly string[];
   readonly tracer: Tracer;
+  readonly attributes: Attributes;
   readonly log: Logger;
   readonly #settings: WorkerSettings;
   readonly #timeouts: Timeouts;
@@ -75,7 +78,7 @@ class HttpWorker implements Worker, AttemptHost {
   readonly #random: () => number;
   readonly #closeWaitMs: number;
   readonly #listeners = new Set<(change: WorkerChange) => void>();
-  readonly #attempts = new Set<Attempt>();
+  readonly #attempts = new TransientSet<Attempt>();
   #models: readonly string[];
   /** What the provider's list says of them. */
   #listed: ReadonlyMap<string, Knowledge> = new Map();
@@ -119,6 +122,13 @@ class HttpWorker implements Worker, AttemptHost {
       timeouts: this.#timeouts,
       ...withDefaults(defaults.pool, settings.pool),
     });
+    const { hostname, port, protocol } = this.pool.options.baseUrl;
+    this.attributes = {
+      [ATTRIBUTE.provider]: dialect.telemetryName ?? dialect.provider,
+      [ATTRIBUTE.serverAddress]: hostname,
+      [ATTRIBUTE.serverPort]: Number(port || (protocol === "https:" ? 443 : 80)),
+      [ATTRIBUTE.worker]: settings.name,
+    };
     this.breaker = new Breaker({
       failures: settings.breaker?.failures ?? BREAKER_FAILURES,
       resetMs: settings.breaker?.resetMs ?? BREAKER_RESET_MS,
@@ -561,12 +571,12 @@ function chatOptions(
   context: AttemptContext,
   { lastResort }: RequestOptions,
 ): AttemptOptions {
-  const attributes = (): Attributes => ({
-    [ATTRIBUTE.requestMaxTokens]: request.maxOutputTokens,
-    [ATTRIBUTE.requestTemperature]: request.sampling?.temperature,
-    [ATTRIBUTE.requestTopP]: request.sampling?.topP,
-  });
-  return { operation: "chat", call, context, lastResort, stream: false, counted: true, attributes };
+  const describe = (span: Span): void => {
+    span.set(ATTRIBUTE.requestMaxTokens, request.maxOutputTokens);
+    span.set(ATTRIBUTE.requestTemperature, request.sampling?.temperature);
+    span.set(ATTRIBUTE.requestTopP, request.sampling?.topP);
+  };
+  return { operation: "chat", call, context, lastResort, stream: false, counted: true, describe };
 }
 
 function configuredModel(id: string): Model {
@@ -575,19 +585,6 @@ function configuredModel(id: string): Model {
 
 function withWarnings(own: Completion["warnings"], { warnings }: ProviderRequest): Completion["warnings"] {
   return warnings === undefined || warnings.length === 0 ? own : [...warnings, ...own];
-}
-
-/** `chosen` over `defaults`, where a field that is undefined chooses nothing. */
-function withDefaults<T extends object>(
-  defaults: T,
-  chosen: { readonly [K in keyof T]?: T[K] | undefined } | undefined,
-): T {
-  const result = { ...defaults };
-  for (const key of Object.keys(defaults) as (keyof T)[]) {
-    const value = chosen?.[key];
-    if (value !== undefined) result[key] = value;
-  }
-  return result;
 }
 
 const LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789";

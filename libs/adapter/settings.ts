@@ -62,3 +62,16 @@ export function checkKey(key: string, index: number): void {
   const field = `keys[${index}]`;
   throw new RpcError("INVALID_REQUEST", `${field} is empty, or has a space or a character that no key has`, { field });
 }
+
+/** `chosen` over `defaults`, where a field that is undefined chooses nothing. */
+export function withDefaults<T extends object>(
+  defaults: T,
+  chosen: { readonly [K in keyof T]?: T[K] | undefined } | undefined,
+): T {
+  const result = { ...defaults };
+  for (const key of Object.keys(defaults) as (keyof T)[]) {
+    const value = chosen?.[key];
+    if (value !== undefined) result[key] = value;
+  }
+  return result;
+}

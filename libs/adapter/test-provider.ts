@@ -4,7 +4,7 @@ import { type AddressInfo, createServer as createTcpServer, type Socket } from "
 import { Completion, CompletionRequest, FinishReason, type Part } from "../gen/cortex/llm/v1/llm.ts";
 import type { StreamResponse } from "../gen/cortex/provider/v1/provider.ts";
 import { type Call, RpcError } from "../rpc/index.ts";
-import { type Attributes, createLogger, NO_TRACE, type Span, silentTracer, type Tracer } from "../telemetry/index.ts";
+import { createLogger, NO_TRACE, type Span, silentTracer, type Tracer } from "../telemetry/index.ts";
 import type { Dialect, EventReader } from "./dialect.ts";
 import { createHttpWorker } from "./http-worker.ts";
 import { parseJson } from "./json.ts";
@@ -227,8 +227,8 @@ function createRecordingTracer(spans: RecordedSpan[]): Tracer {
       const span: Span = {
         context: parent ?? NO_TRACE,
         recording: true,
-        set(more: Attributes) {
-          for (const [key, value] of Object.entries(more)) if (value !== undefined) record.attributes[key] = value;
+        set(attribute, value) {
+          if (value !== undefined) record.attributes[attribute] = value;
         },
         event: (event) => void record.events.push(event),
         fail(type, message) {

@@ -344,9 +344,21 @@ describe("the environment", () => {
     const keep = ["error", "failover", "slow"];
     const sampled = (sampler: string, share?: string) =>
       fromEnvironment({ ...endpoint, OTEL_TRACES_SAMPLER: sampler, OTEL_TRACES_SAMPLER_ARG: share }).tracing;
-    expect(fromEnvironment(endpoint).tracing).toMatchObject({ share: 0.05, perSecondMin: 1, parentBased: true, keep });
+    expect(fromEnvironment(endpoint).tracing).toMatchObject({
+      share: 0.05,
+      perSecondMax: 10,
+      perSecondMin: 1,
+      parentBased: true,
+      keep,
+    });
     expect(sampled("")).toEqual(fromEnvironment(endpoint).tracing);
-    expect(sampled("always_on")).toMatchObject({ share: 1, perSecondMin: 0, parentBased: false, keep });
+    expect(sampled("always_on")).toMatchObject({
+      share: 1,
+      perSecondMax: Number.POSITIVE_INFINITY,
+      perSecondMin: 0,
+      parentBased: false,
+      keep,
+    });
     expect(sampled("parentbased_always_off")).toMatchObject({ share: 0, perSecondMin: 0, parentBased: true, keep });
     expect(sampled("parentbased_traceidratio", "0.25")).toMatchObject({ share: 0.25, parentBased: true });
     expect(sampled("traceidratio")).toMatchObject({ share: 1, parentBased: false });

@@ -7,6 +7,11 @@ import type { SamplingRules } from "../telemetry/index.ts";
 export const tracingSchema = z
   .strictObject({
     share: z.number().min(0).max(1).default(0.05).describe("Of ordinary traces, so much is exported."),
+    perSecondMax: z
+      .number()
+      .min(0)
+      .default(10)
+      .describe("Of those, no more than so many a second that begin on one node: beyond that, more show nothing more."),
     perSecondMin: z
       .number()
       .min(0)
@@ -55,7 +60,14 @@ export function readTracing(
   }
   const share = SAMPLERS[sampler] ?? readShare(environment["OTEL_TRACES_SAMPLER_ARG"], problems);
   // Who names a sampler means that one, and nothing beside it.
-  return { ...file, share, perSecondMin: 0, parentBased: sampler.startsWith("parentbased_"), enabled };
+  return {
+    ...file,
+    share,
+    perSecondMax: Number.POSITIVE_INFINITY,
+    perSecondMin: 0,
+    parentBased: sampler.startsWith("parentbased_"),
+    enabled,
+  };
 }
 
 /** 1 when absent, as OpenTelemetry has it. */

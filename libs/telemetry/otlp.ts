@@ -93,7 +93,7 @@ export function startSpanExporter(resource: Readonly<Record<string, string>>, lo
         { kind: KINDS[span.kind], startTime: epochMs + span.startedAtMs },
         contextOf(span),
       );
-      for (const attributes of span.attributes) exported.setAttributes(attributes as OtelAttributes);
+      exported.setAttributes(span.attributes as OtelAttributes);
       for (const { name, attributes, atMs } of span.events) {
         exported.addEvent(name, attributes as OtelAttributes | undefined, epochMs + atMs);
       }

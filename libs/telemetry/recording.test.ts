@@ -1,4 +1,5 @@
 /** Which traces of a node are exported, when that is decided, and what is held meanwhile. */
+import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ATTRIBUTE } from "./names.ts";
 import { type FinishedSpan, RecordingTracer } from "./recording.ts";
@@ -8,6 +9,7 @@ import { formatTraceparent, type KeptFor, parseTraceparent, type Span } from "./
 const KEEP: readonly KeptFor[] = ["error", "failover", "slow"];
 const NOTHING_DRAWN: SamplingRules = {
   share: 0,
+  perSecondMax: Number.POSITIVE_INFINITY,
   perSecondMin: 0,
   parentBased: true,
   keep: KEEP,
@@ -93,7 +95,7 @@ describe("a trace that was not drawn", () => {
     [
       "slow",
       (call) => {
-        call.set(MODEL);
+        call.set(ATTRIBUTE.requestModel, "m");
         nowMs += 60_001;
       },
     ],
@@ -107,7 +109,7 @@ describe("a trace that was not drawn", () => {
     });
     expect(names().sort()).toEqual(["POST /v1/chat/completions", "Stream", "after", "before"]);
     expect(kept).toEqual([root.context.traceId]);
-    const marked = exported.filter(({ attributes }) => attributes.some((set) => set[ATTRIBUTE.kept] === why));
+    const marked = exported.filter(({ attributes }) => attributes[ATTRIBUTE.kept] === why);
     expect(marked).toHaveLength(1);
     expect(tracer.figures).toMatchObject({ held: 0, heldBytes: 0, exported: 4, dropped: 0 });
   });
@@ -238,6 +240,18 @@ describe("what is drawn", () => {
     }
   });
 
+  it("is no more of the share than so many a second", () => {
+    const tracer = createTracer({ share: 1, perSecondMax: 3 });
+    const roots = () => names().filter((name) => name.startsWith("POST")).length;
+    for (let i = 0; i < 20; i++) request(tracer);
+    expect(roots()).toBe(3);
+    nowMs += 60_000;
+    for (let i = 0; i < 20; i++) request(tracer);
+    expect(roots()).toBe(6);
+    tracer.startSpan("Stream", remote(true), "server").end();
+    expect(names().at(-1)).toBe("Stream");
+  });
+
   it("is every request of its kind where few come", () => {
     const tracer = createTracer({ perSecondMin: 1 });
     const roots = () => names().filter((name) => name.startsWith("POST")).length;
@@ -301,6 +315,47 @@ describe("memory", () => {
     for (let i = 0; i < 100_000; i++) tracer.startSpan("within", others[i % 100]!.context, "internal").end();
     expect(tracer.figures.heldBytes).toBeLessThanOrEqual(1_000_000);
     expect(tracer.figures.held + tracer.figures.dropped).toBe(200_000);
+  });
+
+  it("is let go in whatever order traces begin, hold something, leave, turn out to be of interest and end", () => {
+    const step = fc.tuple(fc.nat({ max: 7 }), fc.constantFrom("begin", "hold", "leave", "keep", "end"));
+    fc.assert(
+      fc.property(
+        fc.array(step, { maxLength: 120 }),
+        fc.integer({ min: 1_000, max: 10_000 }),
+        (steps, heldBytesMax) => {
+          const tracer = createTracer({}, heldBytesMax);
+          const open = new Map<number, Span>();
+          let ended = 0;
+          for (const [number, what] of steps) {
+            const root = open.get(number);
+            if (what === "begin" && root === undefined) open.set(number, tracer.startSpan("root", undefined, "server"));
+            if (root === undefined) continue;
+            if (what === "leave") formatTraceparent(root.context);
+            if (what === "keep") root.keep("error");
+            if (what === "hold") {
+              tracer.startSpan("within", root.context, "internal").end();
+              ended++;
+            }
+            if (what === "end") {
+              root.end();
+              open.delete(number);
+              ended++;
+            }
+            expect(tracer.figures.heldBytes).toBeLessThanOrEqual(heldBytesMax);
+          }
+          for (const root of open.values()) root.end();
+          nowMs += 5_001;
+          tracer.sweep();
+          const { held, heldBytes, exported: gone, forgotten, dropped } = tracer.figures;
+          expect({ held, heldBytes, all: gone + forgotten + dropped }).toEqual({
+            held: 0,
+            heldBytes: 0,
+            all: ended + open.size,
+          });
+        },
+      ),
+    );
   });
 
   it("is let go by itself", () => {

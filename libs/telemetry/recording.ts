@@ -3,10 +3,12 @@
  * slow is not known when it begins, and its spans are made on several nodes. So every node records all spans, as light as they
  * can be, and holds them for a while; who sees that a trace is of interest exports what it holds of it and tells the others.
  */
+import { TransientMap } from "../collections/index.ts";
 import { ATTRIBUTE, SPAN_EVENT } from "./names.ts";
 import { HeadSampler, type SamplingRules } from "./sampling.ts";
 import {
   type Attributes,
+  type AttributeValue,
   type KeptFor,
   NO_SPAN_ID,
   NO_TRACE,
@@ -30,8 +32,8 @@ export interface FinishedSpan {
   readonly state: string;
   readonly startedAtMs: number;
   readonly endedAtMs: number;
-  /** As they were set, one after the other: later ones hold. */
-  readonly attributes: readonly Attributes[];
+  /** Made anew each time it is asked for. */
+  readonly attributes: Attributes;
   readonly events: readonly SpanEvent[];
   readonly failure: { readonly type: string; readonly message: string } | undefined;
 }
@@ -92,11 +94,12 @@ const HELD_BYTES_MAX = 32 * 1024 * 1024;
 const MAKE_ROOM_TO = 0.9;
 /** A trace with more spans than this on one node is something else than a request. */
 const HELD_SPANS_PER_TRACE_MAX = 1_000;
-/** What a span takes in memory, about: by itself, with each set of attributes, and with each event. */
+/** What a span takes in memory, about: by itself, with each attribute, and with each event. */
 const SPAN_BYTES = 400;
-const ATTRIBUTES_BYTES = 200;
+const ATTRIBUTE_BYTES = 40;
 const EVENT_BYTES = 150;
 const NO_EVENTS: readonly SpanEvent[] = [];
+const NO_ATTRIBUTES: Attributes = {};
 
 /** What a node knows of a trace that has spans here. */
 class Trace {
@@ -111,6 +114,9 @@ class Trace {
   heldBytes = 0;
   /** When its last span here had ended; undefined while spans are open. */
   idleSinceMs: number | undefined;
+  /** Its place among those that are on this node alone and hold something. */
+  previous: Trace | undefined;
+  next: Trace | undefined;
 
   constructor(id: string, shared: boolean, kept: boolean, tracer: RecordingTracer) {
     this.id = id;
@@ -120,34 +126,31 @@ class Trace {
   }
 }
 
-/** Both the span and its context: of the many spans that nobody will ever see, each is one object. */
+/**
+ * Both the span and its context: of the many spans that nobody will ever see, each is one object, and what can wait until
+ * somebody asks for it is not made before.
+ */
 class RecordedSpan implements Span, TraceContext, FinishedSpan {
   readonly recording = true;
   readonly name: string;
   readonly kind: SpanKind;
   readonly trace: Trace;
-  readonly spanId = randomSpanId();
-  readonly parentSpanId: string;
-  readonly state: string;
   readonly startedAtMs: number;
-  readonly attributes: Attributes[];
   endedAtMs = 0;
   failure: FinishedSpan["failure"];
+  readonly #parent: TraceContext | undefined;
+  readonly #given: Attributes;
+  /** Names and values in turns: an object of them is made only when it is exported. */
+  readonly #set: AttributeValue[] = [];
   #events: SpanEvent[] | undefined;
+  #spanId: string | undefined;
 
-  constructor(
-    name: string,
-    kind: SpanKind,
-    trace: Trace,
-    parent: TraceContext | undefined,
-    attributes: Attributes | undefined,
-  ) {
+  constructor(name: string, kind: SpanKind, trace: Trace, parent: TraceContext | undefined, given: Attributes) {
     this.name = name;
     this.kind = kind;
     this.trace = trace;
-    this.parentSpanId = parent === undefined || parent.spanId === NO_SPAN_ID ? "" : parent.spanId;
-    this.state = parent?.state ?? "";
-    this.attributes = attributes === undefined ? [] : [attributes];
+    this.#parent = parent;
+    this.#given = given;
     this.startedAtMs = trace.tracer.now();
     trace.openSpans++;
     trace.idleSinceMs = undefined;
@@ -161,21 +164,41 @@ class RecordedSpan implements Span, TraceContext, FinishedSpan {
     return this.trace.id;
   }
 
+  get spanId(): string {
+    this.#spanId ??= randomSpanId();
+    return this.#spanId;
+  }
+
+  get parentSpanId(): string {
+    const id = this.#parent?.spanId ?? NO_SPAN_ID;
+    return id === NO_SPAN_ID ? "" : id;
+  }
+
+  get state(): string {
+    return this.#parent?.state ?? "";
+  }
+
   /** Who is called from now on need not find out again that the trace is kept. */
   get sampled(): boolean {
     return this.trace.kept;
   }
 
   leaves(): void {
-    this.trace.shared = true;
+    if (!this.trace.shared) this.trace.tracer.share(this.trace);
+  }
+
+  get attributes(): Attributes {
+    const attributes: Record<string, AttributeValue | undefined> = { ...this.#given };
+    for (let at = 0; at < this.#set.length; at += 2) attributes[this.#set[at] as string] = this.#set[at + 1];
+    return attributes;
   }
 
   get events(): readonly SpanEvent[] {
     return this.#events ?? NO_EVENTS;
   }
 
-  set(attributes: Attributes): void {
-    this.attributes.push(attributes);
+  set(name: string, value: AttributeValue | undefined): void {
+    if (value !== undefined) this.#set.push(name, value);
   }
 
   event(name: string, attributes?: Attributes): void {
@@ -201,12 +224,12 @@ class RecordedSpan implements Span, TraceContext, FinishedSpan {
     this.endedAtMs = tracer.now();
     const slow = this.endedAtMs - this.startedAtMs > tracer.rules.slowMs;
     // What is not about a model may last as long as it likes: somebody watches.
-    if (slow && !kept && this.attributes.some((set) => set[ATTRIBUTE.requestModel] !== undefined)) this.keep("slow");
+    if (slow && !kept && this.attributes[ATTRIBUTE.requestModel] !== undefined) this.keep("slow");
     tracer.ended(this);
   }
 
   get bytes(): number {
-    return SPAN_BYTES + this.attributes.length * ATTRIBUTES_BYTES + this.events.length * EVENT_BYTES;
+    return SPAN_BYTES + (this.#set.length / 2) * ATTRIBUTE_BYTES + this.events.length * EVENT_BYTES;
   }
 }
 
@@ -218,8 +241,11 @@ export class RecordingTracer implements Tracer {
   readonly #options: RecordingOptions;
   readonly #heldBytesMax: number;
   readonly #sampler: HeadSampler;
-  /** Those that are idle stand in the order in which they became so. */
-  readonly #traces = new Map<string, Trace>();
+  /** Those that other nodes may ask for. The idle ones stand in the order in which they became so. */
+  readonly #shared = new TransientMap<string, Trace>();
+  /** The first and the last, in order, of those that are on this node alone, go on, and hold something. */
+  #firstLocal: Trace | undefined;
+  #lastLocal: Trace | undefined;
   readonly #sweeping: NodeJS.Timeout;
   readonly #kept: Record<KeptFor, number> = { error: 0, failover: 0, slow: 0 };
   #held = 0;
@@ -241,7 +267,7 @@ export class RecordingTracer implements Tracer {
   startSpan(name: string, parent: TraceContext | undefined, kind: SpanKind, attributes?: Attributes): Span {
     const trace = this.#traceOf(name, parent);
     if (trace === undefined) return new SilentSpan(parent!);
-    if (trace instanceof Trace) return new RecordedSpan(name, kind, trace, parent, attributes);
+    if (trace instanceof Trace) return new RecordedSpan(name, kind, trace, parent, attributes ?? NO_ATTRIBUTES);
     return new SilentSpan(trace);
   }
 
@@ -251,7 +277,7 @@ export class RecordingTracer implements Tracer {
 
   /** Another node has seen that the trace is of interest. */
   keep(traceId: string): void {
-    const trace = this.#traces.get(traceId);
+    const trace = this.#shared.get(traceId);
     if (trace !== undefined && !trace.kept) this.#keep(trace);
   }
 
@@ -268,16 +294,23 @@ export class RecordingTracer implements Tracer {
 
   async shutdown(): Promise<void> {
     clearInterval(this.#sweeping);
-    for (const trace of this.#traces.values()) this.#forget(trace);
+    for (const trace of this.#all()) this.#forget(trace);
   }
 
   /** For spans: the trace of `span` is of interest. */
   keepFor(why: KeptFor, span: RecordedSpan): void {
     if (!this.rules.keep.includes(why)) return;
-    span.set({ [ATTRIBUTE.kept]: why });
+    span.set(ATTRIBUTE.kept, why);
     this.#kept[why]++;
     this.#keep(span.trace);
     this.#options.onKept(span.trace.id);
+  }
+
+  /** For spans: the trace goes to another node, which may want to have it. */
+  share(trace: Trace): void {
+    trace.shared = true;
+    this.#unlink(trace);
+    this.#shared.set(trace.id, trace);
   }
 
   /** For spans: `span` has ended. */
@@ -291,14 +324,14 @@ export class RecordingTracer implements Tracer {
       return;
     }
     trace.idleSinceMs = span.endedAtMs;
-    this.#traces.delete(trace.id);
-    this.#traces.set(trace.id, trace);
+    this.#shared.delete(trace.id);
+    this.#shared.set(trace.id, trace);
   }
 
   /** Lets go of what has been held for long enough. */
   sweep(): void {
     const before = this.now() - HOLD_MS;
-    for (const trace of this.#traces.values()) {
+    for (const trace of this.#shared.values()) {
       if (trace.idleSinceMs === undefined) continue;
       if (trace.idleSinceMs > before) return;
       this.#forget(trace);
@@ -309,7 +342,7 @@ export class RecordingTracer implements Tracer {
   #traceOf(name: string, parent: TraceContext | undefined): Trace | TraceContext | undefined {
     if (parent instanceof RecordedSpan) {
       // Its other spans may all have ended, and with them what was known of it.
-      if (parent.trace.openSpans === 0) this.#traces.set(parent.trace.id, parent.trace);
+      if (parent.trace.openSpans === 0 && parent.trace.shared) this.#shared.set(parent.trace.id, parent.trace);
       return parent.trace;
     }
     const { rules } = this;
@@ -322,7 +355,7 @@ export class RecordingTracer implements Tracer {
     }
     const { traceId } = parent;
     const drawn = parent.sampled || (!rules.parentBased && this.#sampler.draws(traceId, rules));
-    const known = this.#traces.get(traceId);
+    const known = this.#shared.get(traceId);
     if (known !== undefined) {
       if (drawn && !known.kept) this.#keep(known);
       return known;
@@ -332,7 +365,7 @@ export class RecordingTracer implements Tracer {
 
   #begin(traceId: string, shared: boolean, drawn: boolean): Trace {
     const trace = new Trace(traceId, shared, drawn, this);
-    this.#traces.set(traceId, trace);
+    if (shared) this.#shared.set(traceId, trace);
     return trace;
   }
 
@@ -341,7 +374,7 @@ export class RecordingTracer implements Tracer {
     const { held } = trace;
     this.#release(trace);
     for (const span of held) this.#export(span);
-    if (trace.openSpans === 0) this.#traces.delete(trace.id);
+    if (trace.openSpans === 0) this.#shared.delete(trace.id);
   }
 
   #export(span: RecordedSpan): void {
@@ -355,6 +388,7 @@ export class RecordingTracer implements Tracer {
       this.#dropped++;
       return;
     }
+    if (trace.held.length === 0 && !trace.shared) this.#link(trace);
     trace.held.push(span);
     trace.heldBytes += bytes;
     this.#held++;
@@ -365,27 +399,58 @@ export class RecordingTracer implements Tracer {
   #forget(trace: Trace): void {
     this.#forgotten += trace.held.length;
     this.#release(trace);
-    this.#traces.delete(trace.id);
+    if (trace.shared) this.#shared.delete(trace.id);
   }
 
   #release(trace: Trace): void {
+    if (trace.held.length === 0) return;
     this.#held -= trace.held.length;
     this.#heldBytes -= trace.heldBytes;
     trace.held = [];
     trace.heldBytes = 0;
+    if (!trace.shared) this.#unlink(trace);
   }
 
   /** Lets go of the oldest: of what is idle first, as nobody will want most of it, and then of what still goes on. */
   #makeRoom(): void {
     const bytes = this.#heldBytesMax * MAKE_ROOM_TO;
     for (const idle of [true, false]) {
-      for (const trace of this.#traces.values()) {
+      for (const trace of this.#all()) {
         if (this.#heldBytes <= bytes) return;
         if (idle !== (trace.idleSinceMs !== undefined) || trace.held.length === 0) continue;
         this.#dropped += trace.held.length;
         this.#release(trace);
-        if (idle) this.#traces.delete(trace.id);
+        if (idle) this.#shared.delete(trace.id);
       }
     }
+  }
+
+  *#all(): Iterable<Trace> {
+    yield* this.#shared.values();
+    for (let trace = this.#firstLocal; trace !== undefined; ) {
+      // Whoever is handed it may take it out.
+      const { next } = trace;
+      yield trace;
+      trace = next;
+    }
+  }
+
+  /** By hand, as it happens to each request: a Map of what comes and goes at once is made anew all the time. */
+  #link(trace: Trace): void {
+    trace.previous = this.#lastLocal;
+    if (this.#lastLocal === undefined) this.#firstLocal = trace;
+    else this.#lastLocal.next = trace;
+    this.#lastLocal = trace;
+  }
+
+  /** Nothing happens to one that is not linked. */
+  #unlink(trace: Trace): void {
+    const { previous, next } = trace;
+    if (previous !== undefined) previous.next = next;
+    else if (this.#firstLocal === trace) this.#firstLocal = next;
+    if (next !== undefined) next.previous = previous;
+    else if (this.#lastLocal === trace) this.#lastLocal = previous;
+    trace.previous = undefined;
+    trace.next = undefined;
   }
 }

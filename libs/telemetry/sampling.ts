@@ -5,6 +5,8 @@ import type { KeptFor } from "./trace.ts";
 export interface SamplingRules {
   /** Of ordinary traces, from 0 to 1. */
   readonly share: number;
+  /** Of those, no more than so many a second on each node: where much happens, so many show as much as all. */
+  readonly perSecondMax: number;
   /** So many a second of each kind of request in any case, so that there is something to see where little happens. */
   readonly perSecondMin: number;
   /** A caller who does not sample its trace keeps it from being drawn. */
@@ -17,23 +19,40 @@ export interface SamplingRules {
   readonly slowMs: number;
 }
 
-/** What was not used of the rate is saved for so long: who tries something out sees all of it. */
+/** What was not used of the least rate is saved for so long: who tries something out sees all of it. */
 const SAVED_S = 10;
 /** Kinds of requests that have a rate of their own; names of spans are few. */
 const NAMES_MAX = 1_000;
-/** Digits of a trace id that are taken for random, and the number that they stand for at most. */
+/** Digits of a trace id that are taken for random. */
 const RANDOM_DIGITS = 13;
-const RANDOM_END = 16 ** RANDOM_DIGITS;
 
-interface Allowance {
-  left: number;
-  atMs: number;
+/** So many a second, of which some may be saved. */
+class Allowance {
+  #left: number;
+  #atMs: number;
+
+  constructor(left: number, atMs: number) {
+    this.#left = left;
+    this.#atMs = atMs;
+  }
+
+  take(perSecond: number, savedMax: number, nowMs: number): boolean {
+    this.#left = Math.min(savedMax, this.#left + ((nowMs - this.#atMs) / 1_000) * perSecond);
+    this.#atMs = nowMs;
+    if (this.#left < 1) return false;
+    this.#left--;
+    return true;
+  }
 }
 
 /** Draws. The share depends on the trace id alone, so that all nodes draw alike. */
 export class HeadSampler {
   readonly #now: () => number;
-  readonly #allowances = new Map<string, Allowance>();
+  readonly #least = new Map<string, Allowance>();
+  #most: Allowance | undefined;
+  #share = 0;
+  /** Ids that end on this or more are within the share. */
+  #from = "";
 
   constructor(now: () => number) {
     this.#now = now;
@@ -41,30 +60,42 @@ export class HeadSampler {
 
   /** Whether a trace that begins with a span of that name is drawn. */
   drawsNew(name: string, traceId: string, rules: SamplingRules): boolean {
-    return this.draws(traceId, rules) || this.#allows(name, rules.perSecondMin);
+    return (
+      (this.draws(traceId, rules) && this.#withinMost(rules.perSecondMax)) || this.#isOwed(name, rules.perSecondMin)
+    );
   }
 
   /** Whether the trace is within the share. */
   draws(traceId: string, { share }: SamplingRules): boolean {
     if (share >= 1) return true;
     if (share <= 0) return false;
-    return Number.parseInt(traceId.slice(-RANDOM_DIGITS), 16) >= (1 - share) * RANDOM_END;
+    if (share !== this.#share) {
+      this.#share = share;
+      this.#from = Math.ceil((1 - share) * 16 ** RANDOM_DIGITS)
+        .toString(16)
+        .padStart(RANDOM_DIGITS, "0");
+    }
+    return traceId.slice(-RANDOM_DIGITS) >= this.#from;
   }
 
-  #allows(name: string, perSecond: number): boolean {
+  #withinMost(perSecond: number): boolean {
+    if (perSecond === Number.POSITIVE_INFINITY) return true;
+    const nowMs = this.#now();
+    const atOnce = Math.max(1, perSecond);
+    this.#most ??= new Allowance(atOnce, nowMs);
+    return this.#most.take(perSecond, atOnce, nowMs);
+  }
+
+  #isOwed(name: string, perSecond: number): boolean {
     if (perSecond <= 0) return false;
     const nowMs = this.#now();
-    const most = Math.max(1, perSecond * SAVED_S);
-    let allowance = this.#allowances.get(name);
+    const savedMax = Math.max(1, perSecond * SAVED_S);
+    let allowance = this.#least.get(name);
     if (allowance === undefined) {
-      if (this.#allowances.size >= NAMES_MAX) return false;
-      allowance = { left: most, atMs: nowMs };
-      this.#allowances.set(name, allowance);
+      if (this.#least.size >= NAMES_MAX) return false;
+      allowance = new Allowance(savedMax, nowMs);
+      this.#least.set(name, allowance);
     }
-    allowance.left = Math.min(most, allowance.left + ((nowMs - allowance.atMs) / 1_000) * perSecond);
-    allowance.atMs = nowMs;
-    if (allowance.left < 1) return false;
-    allowance.left--;
-    return true;
+    return allowance.take(perSecond, savedMax, nowMs);
   }
 }

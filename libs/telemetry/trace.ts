@@ -34,7 +34,8 @@ export interface Span {
   readonly context: TraceContext;
   /** Whether it is recorded; when not, skip computing costly attributes. */
   readonly recording: boolean;
-  set(attributes: Attributes): void;
+  /** What is undefined is left out; the last value of a name holds. */
+  set(name: string, value: AttributeValue | undefined): void;
   event(name: string, attributes?: Attributes): void;
   /** Marks it as failed. `type` is a reason of the error catalogue or a status; `message` holds no secret. */
   fail(type: string, message: string): void;
@@ -45,7 +46,10 @@ export interface Span {
 
 /** Makes spans. */
 export interface Tracer {
-  /** Starts a span under `parent`, or a new trace without one. Nearly free when tracing is off. */
+  /**
+   * Starts a span under `parent`, or a new trace without one. Nearly free when tracing is off. `attributes` are for those that
+   * many spans have in common, made once; others are set one by one.
+   */
   startSpan(name: string, parent: TraceContext | undefined, kind: SpanKind, attributes?: Attributes): Span;
   /** A trace without a span: the first one that is started under it becomes its root. */
   newTrace(): TraceContext;

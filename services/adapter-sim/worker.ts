@@ -28,7 +28,7 @@ import {
 } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { BreakerState, Health, type WorkerInfo } from "../../libs/gen/cortex/provider/v1/provider.ts";
 import { abortReason, type Call, RpcError } from "../../libs/rpc/index.ts";
-import { ATTRIBUTE, SPAN } from "../../libs/telemetry/index.ts";
+import { ATTRIBUTE, type Attributes, SPAN } from "../../libs/telemetry/index.ts";
 
 /** The provider's name in configuration. */
 export const SIM = "sim";
@@ -75,16 +75,18 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
     };
   }
 
+  const common: Attributes = {
+    [ATTRIBUTE.operation]: "chat",
+    [ATTRIBUTE.provider]: SIM,
+    [ATTRIBUTE.worker]: settings.name,
+  };
+
   async function* speak(request: CompletionRequest, streamed: boolean, call: Call) {
     active.check();
     const answer = simulate(request, pace.tokens);
-    const span = tracer.startSpan(SPAN.provider("chat", request.model), call.trace, "client", {
-      [ATTRIBUTE.operation]: "chat",
-      [ATTRIBUTE.provider]: SIM,
-      [ATTRIBUTE.worker]: settings.name,
-      [ATTRIBUTE.requestModel]: request.model,
-      [ATTRIBUTE.requestStream]: streamed,
-    });
+    const span = tracer.startSpan(SPAN.provider("chat", request.model), call.trace, "client", common);
+    span.set(ATTRIBUTE.requestModel, request.model);
+    span.set(ATTRIBUTE.requestStream, streamed);
     active.begin();
     try {
       const head: Part[] = [{ part: { $case: "served", value: served(request, answer.seed) } }];
@@ -101,10 +103,8 @@ export function createSimWorker(settings: WorkerSettings, { tracer, clock = Date
         { part: { $case: "usage", value: answer.usage } },
       ];
       yield { key: "", parts: answer.tokens.length === 0 ? [...head, ...end] : end };
-      span.set({
-        [ATTRIBUTE.inputTokens]: answer.usage.inputTokens,
-        [ATTRIBUTE.outputTokens]: answer.usage.outputTokens,
-      });
+      span.set(ATTRIBUTE.inputTokens, answer.usage.inputTokens);
+      span.set(ATTRIBUTE.outputTokens, answer.usage.outputTokens);
     } catch (thrown) {
       const error = RpcError.from(thrown);
       span.fail(error.reason, error.message);

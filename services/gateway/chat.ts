@@ -208,7 +208,8 @@ export async function embeddings({ request, response, call, span }: Exchange, de
   const body = readEmbeddingsRequest(await readJson(request, dependencies.bodyBytesMax));
   const { embedding, base64 } = body;
   const wishes = readWishes(body, request);
-  span.set({ [ATTRIBUTE.operation]: "embeddings", [ATTRIBUTE.requestModel]: embedding.model });
+  span.set(ATTRIBUTE.operation, "embeddings");
+  span.set(ATTRIBUTE.requestModel, embedding.model);
   const { attempts, cache, embedding: result } = await dependencies.router().embed({ embedding, ...wishes }, call);
   answerJson(response, 200, writeEmbeddings(result!, base64), {
     ...servedHeaders(result!.served, attempts, result!.warnings),
@@ -228,12 +229,11 @@ export async function model({ response, call, path }: Exchange, { router }: Gate
 
 function describeRequest(span: Span, completion: CompletionRequest, stream: boolean): void {
   if (!span.recording) return;
-  span.set({
-    [ATTRIBUTE.operation]: "chat",
-    [ATTRIBUTE.requestModel]: completion.model,
-    [ATTRIBUTE.requestStream]: stream,
-    [ATTRIBUTE.requestMaxTokens]: completion.maxOutputTokens,
-    [ATTRIBUTE.requestTemperature]: completion.sampling?.temperature,
-    [ATTRIBUTE.requestTopP]: completion.sampling?.topP,
-  });
+  const { model, maxOutputTokens, sampling } = completion;
+  span.set(ATTRIBUTE.operation, "chat");
+  span.set(ATTRIBUTE.requestModel, model);
+  span.set(ATTRIBUTE.requestStream, stream);
+  span.set(ATTRIBUTE.requestMaxTokens, maxOutputTokens);
+  span.set(ATTRIBUTE.requestTemperature, sampling?.temperature);
+  span.set(ATTRIBUTE.requestTopP, sampling?.topP);
 }

@@ -102,10 +102,9 @@ async function exchange(request: IncomingMessage, response: GatewayResponse, dep
   const route = ROUTES.find((known) => matches(known, path) && answers(known, method));
   const routePath = route === undefined ? "(unknown)" : patternOf(route);
   const parent = parseTraceparent(header(request, "traceparent"), header(request, "tracestate"));
-  const span = tracer.startSpan(SPAN.http(method, routePath), parent, "server", {
-    [ATTRIBUTE.httpMethod]: method,
-    [ATTRIBUTE.httpRoute]: routePath,
-  });
+  const span = tracer.startSpan(SPAN.http(method, routePath), parent, "server");
+  span.set(ATTRIBUTE.httpMethod, method);
+  span.set(ATTRIBUTE.httpRoute, routePath);
   const requestId = randomUUID();
   const startedAtMs = performance.now();
   response.requestId = requestId;
@@ -129,7 +128,8 @@ async function exchange(request: IncomingMessage, response: GatewayResponse, dep
     response.on("close", () => {
       if (!response.writableFinished) cancel();
     });
-    span.set({ [ATTRIBUTE.tenant]: tenant, [ATTRIBUTE.requestId]: requestId });
+    span.set(ATTRIBUTE.tenant, tenant);
+    span.set(ATTRIBUTE.requestId, requestId);
     await route.handle({ request, response, path, call, span }, dependencies);
   } catch (thrown) {
     failure = RpcError.from(thrown);
@@ -144,13 +144,18 @@ async function exchange(request: IncomingMessage, response: GatewayResponse, dep
     call?.finish();
     const status = response.headersSent ? response.statusCode : 499;
     if (failure !== undefined) span.fail(failure.reason, CATALOGUE[failure.reason].meaning);
-    span.set({ [ATTRIBUTE.httpStatus]: status });
+    span.set(ATTRIBUTE.httpStatus, status);
     span.end();
     const durationMs = performance.now() - startedAtMs;
     countExchange(dependencies.metrics, { method, route: routePath, status, durationMs, failure, trace: span.context });
-    const fields = { method, path: routePath, status, duration_ms: Math.round(durationMs), request_id: requestId };
     const level = failure === undefined || failure.class === "request" ? "debug" : "warn";
-    log[level]({ ...fields, ...(failure && failureFields(failure, request)), ...traceFields(span.context) }, "request");
+    if (log.isLevelEnabled(level)) {
+      const fields = { method, path: routePath, status, duration_ms: Math.round(durationMs), request_id: requestId };
+      log[level](
+        { ...fields, ...(failure && failureFields(failure, request)), ...traceFields(span.context) },
+        "request",
+      );
+    }
   }
 }
 

@@ -70,22 +70,24 @@ export class Attempt {
     this.#state = state;
     this.#startedAtMs = state.now();
     if (!options.admitted) state.loads.begin(candidate.worker);
-    this.#span = state.tracer.startSpan(SPAN.attempt(candidate.worker), call.trace, "internal", {
-      [ATTRIBUTE.worker]: candidate.worker,
-      [ATTRIBUTE.provider]: candidate.provider,
-      [ATTRIBUTE.requestModel]: candidate.model,
-      [ATTRIBUTE.attempt]: number,
-      [ATTRIBUTE.attemptKind]: KIND_NAMES[options.kind],
-      [ATTRIBUTE.strategy]: options.strategy,
-    });
+    this.#span = state.tracer.startSpan(SPAN.attempt(candidate.worker), call.trace, "internal");
     if (options.kind !== AttemptKind.FIRST) this.#span.keep("failover");
-    if (this.#span.recording) {
-      this.#span.set({
-        [ATTRIBUTE.resolved]: options.resolved,
-        [ATTRIBUTE.needs]: options.traits.foundNeeds && needsInWords(options.traits.foundNeeds),
-      });
-    }
+    if (this.#span.recording) this.#describe(number);
     this.call = withTrace(call, this.#span.context);
+  }
+
+  #describe(number: number): void {
+    const { worker, provider, model } = this.candidate;
+    const { kind, strategy, resolved, traits } = this.#options;
+    const span = this.#span;
+    span.set(ATTRIBUTE.worker, worker);
+    span.set(ATTRIBUTE.provider, provider);
+    span.set(ATTRIBUTE.requestModel, model);
+    span.set(ATTRIBUTE.attempt, number);
+    span.set(ATTRIBUTE.attemptKind, KIND_NAMES[kind]);
+    span.set(ATTRIBUTE.strategy, strategy);
+    span.set(ATTRIBUTE.resolved, resolved);
+    span.set(ATTRIBUTE.needs, traits.foundNeeds && needsInWords(traits.foundNeeds));
   }
 
   /** The first content has come. */
@@ -136,7 +138,7 @@ export class Attempt {
     const durationMs = now() - this.#startedAtMs;
     if (error?.reason === "WORKER_BUSY") loads.refused(candidate.worker);
     else loads.end(candidate.worker);
-    this.#span.set({ [ATTRIBUTE.outcome]: OUTCOME_NAMES[outcome] });
+    this.#span.set(ATTRIBUTE.outcome, OUTCOME_NAMES[outcome]);
     if (error !== undefined) {
       const why = error.forLog ?? CATALOGUE[error.reason].meaning;
       this.#span.fail(error.reason, why);
