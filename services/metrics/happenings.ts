@@ -91,7 +91,7 @@ export class Happenings {
       this.#failed.set(requestId, { worker, reason });
       return;
     }
-    if (outcome !== AttemptOutcome.SERVED) return;
+    if (outcome !== AttemptOutcome.SERVED || this.#failed.size === 0) return;
     const before = this.#failed.get(requestId);
     if (before === undefined || (kind !== AttemptKind.FAILOVER && kind !== AttemptKind.CONTINUATION)) return;
     this.#failed.delete(requestId);
@@ -103,7 +103,7 @@ export class Happenings {
   }
 
   request({ requestId, outcome, reason, requestedModel, traceId }: RequestFinished, atMs: number): void {
-    this.#failed.delete(requestId);
+    if (this.#failed.size > 0) this.#failed.delete(requestId);
     if (outcome !== RequestOutcome.FAILED || CATALOGUE[reason as Reason]?.class === "request") return;
     const model = requestedModel === "" ? "a model" : short(requestedModel);
     this.#tellOnce(atMs, "attempt", "bad", `A request for ${model} failed (${reason})`, traceId);

@@ -13,6 +13,7 @@ import { SnapshotHead } from "../../libs/gen/cortex/metrics/v1/memory.ts";
 import type { Following, LoggedEvent, LogPosition, Mesh, SnapshotStore } from "../../libs/mesh/index.ts";
 import { EVENT, type Logger } from "../../libs/telemetry/index.ts";
 import type { Totals } from "./board.ts";
+import { EventReader } from "./event-reader.ts";
 import type { Happenings } from "./happenings.ts";
 import { MEMORY_MS, type Memory } from "./memory.ts";
 
@@ -148,13 +149,13 @@ export class Recorder {
     const { memory, happenings } = this.#options;
     switch (subject) {
       case EVENT.attemptFinished:
-        for (const attempt of AttemptsFinished.decode(data).attempts) {
+        for (const attempt of AttemptsFinished.decode(new EventReader(data)).attempts) {
           memory.attempt(attempt, atMs);
           happenings.attempt(attempt, atMs);
         }
         break;
       case EVENT.requestFinished:
-        for (const request of RequestsFinished.decode(data).requests) {
+        for (const request of RequestsFinished.decode(new EventReader(data)).requests) {
           memory.request(request, atMs);
           happenings.request(request, atMs);
           const { outcome, cache, usage } = request;

@@ -1,0 +1,52 @@
+/** Reads events: thousands a second, whose names of workers, models, tenants and nodes are a few dozen, again and again. */
+import { BinaryReader } from "@bufbuild/protobuf/wire";
+
+/** Longer ones are ids, each of them another. */
+const LENGTH_MAX = 31;
+/** A power of two. A string has one place; of two for the same place the later one stays. */
+const PLACES = 1_024;
+
+/** Of ASCII strings only. */
+const known: (string | undefined)[] = new Array(PLACES).fill(undefined);
+
+/** As BinaryReader, but a short string that has been read before is the same string, found without making another. */
+export class EventReader extends BinaryReader {
+  readonly #bytes: Uint8Array;
+
+  constructor(bytes: Uint8Array) {
+    super(bytes);
+    this.#bytes = bytes;
+  }
+
+  override string(strict?: boolean): string {
+    const before = this.pos;
+    const length = this.uint32();
+    const start = this.pos;
+    const end = start + length;
+    const bytes = this.#bytes;
+    if (length > LENGTH_MAX || end > bytes.length) {
+      this.pos = before;
+      return super.string(strict);
+    }
+    let hash = length;
+    for (let at = start; at < end; at++) hash = (Math.imul(hash, 31) + bytes[at]!) | 0;
+    const place = hash & (PLACES - 1);
+    const candidate = known[place];
+    if (candidate !== undefined && isText(candidate, bytes, start, length)) {
+      this.pos = end;
+      return candidate;
+    }
+    this.pos = before;
+    const read = super.string(strict);
+    // Others have fewer letters than bytes.
+    if (read.length === length) known[place] = read;
+    return read;
+  }
+}
+
+/** Whether the bytes are that text, which is ASCII. */
+function isText(text: string, bytes: Uint8Array, start: number, length: number): boolean {
+  if (text.length !== length) return false;
+  for (let at = 0; at < length; at++) if (text.charCodeAt(at) !== bytes[start + at]) return false;
+  return true;
+}
