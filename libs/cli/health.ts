@@ -85,7 +85,7 @@ function plainReport({ verdict, workers, ...rest }: GetReportResponse): object {
 function writeVerdict(state: CheckResponse): string {
   const { workersAvailable, workersBusy, workersUnavailable, nodes, version, problems } = state;
   return (
-    `${STATUS_NAMES[state.status]}: ${workersAvailable} workers available, ${workersBusy} busy, ${workersUnavailable} unavailable; ` +
+    `${STATUS_NAMES[state.status]}: workers: ${workersAvailable} available, ${workersBusy} busy, ${workersUnavailable} unavailable; ` +
     `${nodes} ${nodes === 1 ? "node" : "nodes"}; Cortex ${version}\n${problems.map((problem) => `  - ${problem}\n`).join("")}`
   );
 }

@@ -387,7 +387,7 @@ describe("beside a mesh", () => {
   it("health says how the mesh is, and by its exit code whether it can serve", async () => {
     const [told, json] = await Promise.all([ask(["health"]), ask(["health", "--json"])]);
     expect(told.code).toBe(0);
-    expect(told.stdout).toMatch(/^degraded: 1 workers available, 0 busy, 1 unavailable; 1 node; Cortex \d/);
+    expect(told.stdout).toMatch(/^degraded: workers: 1 available, 0 busy, 1 unavailable; 1 node; Cortex \d/);
     expect(told.stdout).toContain("  - worker gone is unavailable\n");
     expect(json.code).toBe(0);
     expect(JSON.parse(json.stdout)).toMatchObject({ status: "degraded", workersUnavailable: 1, natsConnected: true });
@@ -396,7 +396,7 @@ describe("beside a mesh", () => {
     expect((await ask(["chat", "hi"])).code).toBe(1);
     const [broken, brokenJson] = await Promise.all([ask(["health"]), ask(["health", "--json"])]);
     expect(broken.code).toBe(1);
-    expect(broken.stdout).toMatch(/^unhealthy: 0 workers available/);
+    expect(broken.stdout).toMatch(/^unhealthy: workers: 0 available/);
     expect(brokenJson.code).toBe(1);
     expect(JSON.parse(brokenJson.stdout)).toMatchObject({ status: "unhealthy" });
   });
