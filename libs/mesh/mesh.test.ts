@@ -667,6 +667,22 @@ describe("when NATS is away", () => {
     },
   );
 
+  it("a node that is about to announce itself has joined all the same, and is announced when NATS is back", async () => {
+    const a = await joinHere("a");
+    let killed = false;
+    const b = await joinHere("b", {
+      load: () => {
+        if (!killed) process.kill(nats.pid, "SIGKILL");
+        killed = true;
+        return { callsInFlight: 0, eventLoopDelayMs: 0, problems: [] };
+      },
+    });
+    await nats.exited;
+    await until(() => !a.connected && !b.connected);
+    await restart(a, b);
+    await until(() => ids(a).length === 2 && ids(b).length === 2);
+  });
+
   it("and comes back empty, changes are seen at once, without waiting for heartbeats", async () => {
     const slow = { heartbeatMs: 20_000, expiryMs: 60_000 };
     const a = await joinHere("a", slow);

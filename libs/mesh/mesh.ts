@@ -225,8 +225,9 @@ class Member implements Mesh {
       if (!(await inTime(snapshots, deadlineMs - performance.now()))) {
         throw new Error("NATS did not tell what the directory holds in time: look at its log, or restart it");
       }
-      await this.#putSelf();
       this.#unsettled = false;
+      // NATS may go in this very moment: all else is known, and who has joined goes on without it.
+      await this.#announceSelf();
     } catch (error) {
       await this.leave();
       throw error;

@@ -44,7 +44,7 @@ const USAGE = `usage: npm run bench -- [--quick] [--targets ${KEYS.join(",")}] [
   --cache-memory  only the memory of a cache through which a million answers go; writes that section of docs/benchmarks.md (10 min);
                with --answers fewer of them, and nothing is written
   --observing  only what it costs to see everything, against seeing nothing; writes that section of docs/benchmarks.md, fails above
-               1.15 for a call and 1.05 for a token (2 min); with --quick nothing is written
+               1.15 for a call and 1.05 for a token (5 min); with --quick nothing is written
   --metrics    only the metrics service: a thousand requests a second for ten minutes; writes that section of docs/benchmarks.md,
                fails when its memory grows, or it is not told what was sent; with --seconds for as long, and nothing is written`;
 

@@ -30,7 +30,7 @@ export const METRICS_HEADING = "## The metrics service's memory and truth";
 
 const REQUESTS_PER_SECOND = 1_000;
 /** As a node gathers them. */
-const GATHER_MS = 20;
+const GATHER_MS = 100;
 const WORKERS = 200;
 const PROVIDERS = 10;
 const MODELS = 50;

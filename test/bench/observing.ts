@@ -164,8 +164,8 @@ ${table(
 
 - Both are \`cortex up\` in one process, nats-server included, without the cache, one after the other, started ${without.length} times each; of each life
   the cheapest of ${PLAN.rounds} rounds after a warm-up, of the lives the median.
-- Seeing nothing: \`metrics.enabled: false\`, no collector. Seeing everything: as it comes, with a collector (5 % of the traces and what is
-  of interest; ${(received / 1024).toFixed(0)} KB were sent), the last hour's events in JetStream, the metrics service, ${scrapes} scrapes a second apart (Prometheus
+- Seeing nothing: \`metrics.enabled: false\`, no collector. Seeing everything: as it comes, with a collector (5 % of the traces, ten a
+  second at most, and what is of interest; ${(received / 1024).toFixed(0)} KB were sent), the last hour's events in JetStream, the metrics service, ${scrapes} scrapes a second apart (Prometheus
   makes one in 15 s), and a client of \`/api/live\`.
 `;
   return { section, withinBudget: rows.every(({ met }) => met) };

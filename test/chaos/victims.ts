@@ -117,13 +117,8 @@ export class NodeVictim implements Victim {
     },
   ];
 
-  /** As an orchestrator does: a node that loses NATS in the very moment in which it joins ends, and is started again. */
   async #restart(): Promise<void> {
-    const start = () => this.#mesh.run(this.kind === "adapter" ? "adapter-openai" : "router");
-    this.#node = await start().catch((error: unknown) => {
-      if (String(error).includes("the connection to NATS was lost")) return start();
-      throw error;
-    });
+    this.#node = await this.#mesh.run(this.kind === "adapter" ? "adapter-openai" : "router");
   }
 }
 
