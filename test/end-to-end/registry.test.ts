@@ -81,6 +81,12 @@ async function nodesOf(mesh: TestMesh, name: string): Promise<string[]> {
   return workers.flatMap(({ info, node }) => (info?.name === name && node !== "" ? [node] : []));
 }
 
+/** Removes a worker and waits until its nodes have stopped it, which is a moment later. */
+async function remove(mesh: TestMesh, name: string): Promise<void> {
+  expect((await admin(mesh, `DELETE /admin/workers/${name}`)).status).toBe(204);
+  await expect.poll(async () => (await admin(mesh, `GET /admin/workers/${name}`)).status, soon).toBe(404);
+}
+
 /** How many requests a worker is said to serve, on all its nodes. */
 async function activeAt(mesh: TestMesh, name: string): Promise<number> {
   const { running } = (await admin(mesh, `GET /admin/workers/${name}`)).body as {
@@ -179,7 +185,7 @@ describe.each(SHAPES)("workers at run time, with %s", (shape) => {
     expect((await admin(mesh, "POST /admin/workers", specification("new"))).status).toBe(201);
     await expect.poll(() => servedBy(mesh, "new"), soon).toBe("again");
     expect(await models(mesh)).not.toContain("old");
-    await admin(mesh, "DELETE /admin/workers/again");
+    await remove(mesh, "again");
   });
 
   it("are refused when the name is taken, and what is wrong with them is told in their own words", async () => {
@@ -243,7 +249,7 @@ describe.each(SHAPES)("workers at run time, with %s", (shape) => {
     ]);
     expect((await admin(mesh, "POST /admin/workers/main/undrain")).status).toBe(200);
     await expect.poll(() => servedBy(mesh, "m"), soon).toBe("main");
-    await admin(mesh, "DELETE /admin/workers/other");
+    await remove(mesh, "other");
   });
 
   it("are changed by administrators alone, over REST and gRPC, whatever else a client claims", async () => {
@@ -267,7 +273,7 @@ describe.each(SHAPES)("workers at run time, with %s", (shape) => {
       );
     await expect(register(USER)).rejects.toMatchObject({ reason: "PERMISSION_DENIED" });
     await register(ADMIN);
-    expect((await admin(mesh, "DELETE /admin/workers/w")).status).toBe(204);
+    await remove(mesh, "w");
     // Reading is for everybody who has a key.
     expect(await nodesOf(mesh, "main")).toHaveLength(1);
   });
@@ -315,7 +321,7 @@ describe.each(SHAPES)("workers at run time, with %s", (shape) => {
     back.kill("SIGKILL");
     await expect.poll(() => nodesOf(mesh, "moving"), { timeout: 15_000 }).toEqual([mesh.node(ADAPTER).id]);
     await expect.poll(() => servedBy(mesh, "moving"), soon).toBe("moving");
-    await admin(mesh, "DELETE /admin/workers/moving");
+    await remove(mesh, "moving");
   });
 
   it("and what is drained survive the end of every process, nats-server's too", async () => {
