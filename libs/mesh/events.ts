@@ -27,6 +27,7 @@ export interface Events {
   ): void;
   /**
    * Publishes an event of a kind that comes often, for a fraction of the cost: those of a tenth of a second arrive as one message.
+   * While NATS is away, the oldest of them give way by the message.
    * `type` has nothing but one repeated field, and `message` one event in it. What belongs to a trace says so itself.
    */
   gather<T>(subject: string, type: MessageType<T>, message: T): void;
@@ -49,7 +50,8 @@ const GATHER_MAX = 1_000;
 /** How many events wait at most, and how many bytes. */
 const WAITING_MAX = 10_000;
 const WAITING_BYTES_MAX = 8 * 1024 * 1024;
-/** How many bytes of gathered events one message may have; NATS takes 1 MB, unless it was told otherwise. */
+/** How many gathered events one message may have, and how many bytes; NATS takes 1 MB, unless it was told otherwise. */
+const BATCH_MAX = 500;
 const BATCH_BYTES_MAX = 128 * 1024;
 /** How many bytes may be on their way to NATS without a word from it; the client's own buffer has no bound. */
 const UNCONFIRMED_BYTES_MAX = 4 * 1024 * 1024;
@@ -58,18 +60,59 @@ const CONFIRM_EVERY_BYTES = 256 * 1024;
 /** What an event takes in memory besides its payload, about. */
 const OVERHEAD_BYTES = 200;
 
-/** An event that waits. */
+/** A message that waits. */
 interface Outgoing {
   readonly subject: string;
   readonly payload: Uint8Array;
-  /** Undefined for one that travels with others of its subject. */
+  /** Undefined for events that were gathered. */
   readonly trace: TraceContext | undefined;
+  /** How many it has. */
+  readonly events: number;
 }
 
-/** Events that are to travel as one message. */
-interface Batch {
-  readonly payloads: Uint8Array[];
-  bytes: number;
+/**
+ * Gathered events of one subject that are still taken in: encoded messages one behind the other are one message that has the
+ * repeated fields of them all. They are encoded into one buffer, as most of what encoding costs is a buffer for each.
+ */
+class Batch {
+  readonly #writer = new BinaryWriter();
+  /** How far it has written, and the messages that it is in the middle of, which the library keeps to itself. */
+  readonly #inside = this.#writer as unknown as { pos: number; stackPos: number[] };
+  /** How many bytes those before the last event have. */
+  #before = 0;
+  events = 0;
+
+  get bytes(): number {
+    return this.#inside.pos;
+  }
+
+  /** Takes in an event. Throws when it can't be encoded, and is then as it was. */
+  add<T>(type: MessageType<T>, message: T): void {
+    const before = this.bytes;
+    try {
+      type.encode(message, this.#writer);
+    } catch (error) {
+      this.#inside.pos = before;
+      this.#inside.stackPos = [];
+      throw error;
+    }
+    this.#before = before;
+    this.events++;
+  }
+
+  /** All of it, with the last event by itself when it is too large for one message; from now on it is empty. */
+  take(subject: string): Outgoing[] {
+    const { events, bytes } = this;
+    const before = this.#before;
+    const payload = this.#writer.finish();
+    this.events = 0;
+    this.#before = 0;
+    if (bytes <= BATCH_BYTES_MAX || events === 1) return [{ subject, payload, trace: undefined, events }];
+    return [
+      { subject, payload: payload.subarray(0, before), trace: undefined, events: events - 1 },
+      { subject, payload: payload.subarray(before), trace: undefined, events: 1 },
+    ];
+  }
 }
 
 interface EventsOptions {
@@ -85,8 +128,8 @@ export class MeshEvents implements Events {
   readonly #log: Logger;
   readonly #waitingMax: number;
   readonly #waitingBytesMax: number;
-  /** For all events, one after the other: most of what encoding costs is a new buffer. */
-  #writer = new BinaryWriter();
+  /** By subject. */
+  readonly #batches = new Map<string, Batch>();
   #connected = true;
   /** It sends what waits; `#soon` after the shorter time. */
   #sending: NodeJS.Timeout | undefined;
@@ -94,6 +137,9 @@ export class MeshEvents implements Events {
   /** A queue: those before `#waitingFirst` are gone already. */
   #waiting: Outgoing[] = [];
   #waitingFirst = 0;
+  /** Events, not messages: those of `#waiting`, and those of batches. */
+  #waitingEvents = 0;
+  #gathered = 0;
   #waitingBytes = 0;
   #unconfirmedBytes = 0;
   #confirming = false;
@@ -118,13 +164,37 @@ export class MeshEvents implements Events {
     trace: TraceContext,
     { atOnce = false }: { readonly atOnce?: boolean } = {},
   ): void {
-    this.#take(subject, type, message, trace);
+    let payload: Uint8Array;
+    try {
+      payload = type.encode(message).finish();
+    } catch (error) {
+      this.#refuse(subject, error);
+      return;
+    }
+    this.#wait({ subject, payload, trace, events: 1 });
     if (atOnce) this.#sendWaiting();
     else this.#sendLater(true);
   }
 
   gather<T>(subject: string, type: MessageType<T>, message: T): void {
-    this.#take(subject, type, message, undefined);
+    if (this.#closed) {
+      this.#dropped++;
+      return;
+    }
+    let batch = this.#batches.get(subject);
+    if (batch === undefined) {
+      batch = new Batch();
+      this.#batches.set(subject, batch);
+    }
+    try {
+      batch.add(type, message);
+    } catch (error) {
+      this.#refuse(subject, error);
+      return;
+    }
+    this.#gathered++;
+    if (batch.events >= BATCH_MAX || batch.bytes > BATCH_BYTES_MAX) this.#endBatch(subject, batch);
+    this.#makeRoom();
     this.#sendLater(false);
   }
 
@@ -171,40 +241,29 @@ export class MeshEvents implements Events {
   close(): void {
     this.#sendWaiting();
     this.#connected = false;
-    this.#dropped += this.#waitingCount();
+    this.#closed = true;
+    this.#dropped += this.#eventsWaiting();
+    this.#batches.clear();
     this.#waiting = [];
-    this.#waitingFirst = 0;
-    this.#waitingBytes = 0;
-    this.#waitingClosed = true;
     this.#report();
   }
-  #waitingClosed = false;
+  #closed = false;
 
-  #waitingCount(): number {
-    return this.#waiting.length - this.#waitingFirst;
+  #eventsWaiting(): number {
+    return this.#waitingEvents + this.#gathered;
   }
 
   #canSend(): boolean {
     return this.#connected && this.#unconfirmedBytes < UNCONFIRMED_BYTES_MAX;
   }
 
-  /** Takes in an event. */
-  #take<T>(subject: string, type: MessageType<T>, message: T, trace: TraceContext | undefined): void {
-    let payload: Uint8Array;
-    try {
-      payload = type.encode(message, this.#writer).finish();
-    } catch (error) {
-      // It holds half of an event.
-      this.#writer = new BinaryWriter();
-      this.#dropped++;
-      this.#log.error({ subject, err: error }, "an event could not be encoded");
-      return;
-    }
-    this.#wait({ subject, payload, trace });
+  #refuse(subject: string, error: unknown): void {
+    this.#dropped++;
+    this.#log.error({ subject, err: error }, "an event could not be encoded");
   }
 
   #sendLater(soon: boolean): void {
-    if (this.#waitingCount() >= GATHER_MAX) {
+    if (this.#eventsWaiting() >= GATHER_MAX) {
       this.#sendWaiting();
       return;
     }
@@ -214,8 +273,7 @@ export class MeshEvents implements Events {
     this.#sending = setTimeout(() => this.#sendWaiting(), soon ? WAIT_MS : GATHER_MS).unref();
   }
 
-  /** Sends a message that has so many `events`. */
-  #send(subject: string, payload: Uint8Array, trace: TraceContext | undefined, events: number): void {
+  #send({ subject, payload, trace, events }: Outgoing): void {
     try {
       const traceHeaders = trace === undefined ? undefined : headersOf(trace);
       this.#connection.publish(subject, payload, traceHeaders === undefined ? {} : { headers: traceHeaders });
@@ -244,54 +302,43 @@ export class MeshEvents implements Events {
   #sendWaiting(): void {
     clearTimeout(this.#sending);
     this.#sending = undefined;
-    const batches = new Map<string, Batch>();
-    while (this.#canSend() && this.#waitingCount() > 0) {
-      const { subject, payload, trace } = this.#takeOldest();
-      if (trace !== undefined) {
-        this.#send(subject, payload, trace, 1);
-        continue;
-      }
-      const begun = batches.get(subject);
-      if (begun !== undefined && begun.bytes + payload.length <= BATCH_BYTES_MAX) {
-        begun.payloads.push(payload);
-        begun.bytes += payload.length;
-        continue;
-      }
-      if (begun !== undefined) this.#sendBatch(subject, begun);
-      batches.set(subject, { payloads: [payload], bytes: payload.length });
-    }
-    for (const [subject, batch] of batches) this.#sendBatch(subject, batch);
+    if (!this.#canSend()) return;
+    for (const [subject, batch] of this.#batches) if (batch.events > 0) this.#endBatch(subject, batch);
+    while (this.#canSend() && this.#waiting.length > this.#waitingFirst) this.#send(this.#takeOldest());
   }
 
-  /** Encoded messages one behind the other are one message that has the repeated fields of them all. */
-  #sendBatch(subject: string, { payloads, bytes }: Batch): void {
-    this.#send(
-      subject,
-      payloads.length === 1 ? payloads[0]! : Buffer.concat(payloads, bytes),
-      undefined,
-      payloads.length,
-    );
+  /** What was gathered waits from now on as a message. */
+  #endBatch(subject: string, batch: Batch): void {
+    this.#gathered -= batch.events;
+    // Its buffer has room for a giant, and would keep it.
+    if (batch.bytes > BATCH_BYTES_MAX) this.#batches.delete(subject);
+    for (const outgoing of batch.take(subject)) this.#wait(outgoing);
   }
 
-  #wait(event: Outgoing): void {
-    if (this.#waitingClosed) {
-      this.#dropped++;
+  #wait(message: Outgoing): void {
+    if (this.#closed) {
+      this.#dropped += message.events;
       return;
     }
-    this.#waiting.push(event);
-    this.#waitingBytes += sizeOf(event);
-    while (this.#waitingCount() > this.#waitingMax || this.#waitingBytes > this.#waitingBytesMax) {
-      this.#takeOldest();
-      this.#dropped++;
-      if (this.#dropped === this.#droppedReported + 1)
-        this.#log.warn("NATS is away for too long: old events are dropped");
+    this.#waiting.push(message);
+    this.#waitingEvents += message.events;
+    this.#waitingBytes += sizeOf(message);
+    this.#makeRoom();
+  }
+
+  #makeRoom(): void {
+    while (this.#eventsWaiting() > this.#waitingMax || this.#waitingBytes > this.#waitingBytesMax) {
+      if (this.#waiting.length === this.#waitingFirst) return;
+      if (this.#dropped === this.#droppedReported) this.#log.warn("NATS is away for too long: old events are dropped");
+      this.#dropped += this.#takeOldest().events;
     }
   }
 
   #takeOldest(): Outgoing {
-    const event = this.#waiting[this.#waitingFirst]!;
+    const message = this.#waiting[this.#waitingFirst]!;
     this.#waitingFirst++;
-    this.#waitingBytes -= sizeOf(event);
+    this.#waitingEvents -= message.events;
+    this.#waitingBytes -= sizeOf(message);
     if (this.#waitingFirst === this.#waiting.length) {
       this.#waiting = [];
       this.#waitingFirst = 0;
@@ -299,7 +346,7 @@ export class MeshEvents implements Events {
       this.#waiting = this.#waiting.slice(this.#waitingFirst);
       this.#waitingFirst = 0;
     }
-    return event;
+    return message;
   }
 
   #report(): void {
@@ -309,8 +356,8 @@ export class MeshEvents implements Events {
   }
 }
 
-function sizeOf(event: Outgoing): number {
-  return event.payload.length + event.subject.length + OVERHEAD_BYTES;
+function sizeOf({ payload, subject }: Outgoing): number {
+  return payload.length + subject.length + OVERHEAD_BYTES;
 }
 
 function headersOf(trace: TraceContext): MsgHdrs | undefined {
