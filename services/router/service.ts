@@ -91,6 +91,7 @@ export function createRouter(dependencies: RouterDependencies): Router {
 
   const subscriptions = [
     dependencies.metrics.collect((report) => {
+      state.telling.metrics.countEnded();
       const { requests, streams } = state.telling.metrics.inFlight;
       report.set(METRIC.requestsInFlight, requests);
       report.set(METRIC.streamsOpen, streams);
@@ -369,6 +370,7 @@ export function createRouter(dependencies: RouterDependencies): Router {
     stop() {
       others?.();
       answers.stop();
+      state.telling.metrics.countEnded();
       for (const unsubscribe of subscriptions) unsubscribe();
     },
   };
