@@ -1,7 +1,7 @@
 /** Reads events: thousands a second, whose names of workers, models, tenants and nodes are a few dozen, again and again. */
 import { BinaryReader } from "@bufbuild/protobuf/wire";
 
-/** Longer ones are ids, each of them another. */
+/** Longer ones are ids, each of them another one. */
 const LENGTH_MAX = 31;
 /** A power of two. A string has one place; of two for the same place the later one stays. */
 const PLACES = 1_024;
@@ -11,11 +11,11 @@ const known: (string | undefined)[] = new Array(PLACES).fill(undefined);
 
 /** As BinaryReader, but a short string that has been read before is the same string, found without making another. */
 export class EventReader extends BinaryReader {
-  readonly #bytes: Uint8Array;
+  readonly #bytes: Buffer;
 
   constructor(bytes: Uint8Array) {
     super(bytes);
-    this.#bytes = bytes;
+    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
   override string(strict?: boolean): string {
@@ -24,9 +24,13 @@ export class EventReader extends BinaryReader {
     const start = this.pos;
     const end = start + length;
     const bytes = this.#bytes;
-    if (length > LENGTH_MAX || end > bytes.length) {
+    if (end > bytes.length) {
       this.pos = before;
       return super.string(strict);
+    }
+    if (length > LENGTH_MAX) {
+      this.pos = end;
+      return bytes.toString("utf8", start, end);
     }
     let hash = length;
     for (let at = start; at < end; at++) hash = (Math.imul(hash, 31) + bytes[at]!) | 0;
