@@ -48,6 +48,27 @@ export class EventReader extends BinaryReader {
   }
 }
 
+/** What is generated for a message: how to take it off the wire. */
+interface MessageType<T> {
+  decode(reader: BinaryReader, length: number): T;
+}
+
+/**
+ * Calls `handle` for each event of a message that has several, in its only field. One after the other: a list of them all would live
+ * long enough to be moved about in memory.
+ */
+export function eachEvent<T>(message: Uint8Array, type: MessageType<T>, handle: (event: T) => void): void {
+  const reader = new EventReader(message);
+  while (reader.pos < reader.len) {
+    const tag = reader.uint32();
+    if (tag === EVENTS_TAG) handle(type.decode(reader, reader.uint32()));
+    else reader.skip(tag & 7);
+  }
+}
+
+/** Field 1, length-delimited. */
+const EVENTS_TAG = 10;
+
 /** Whether the bytes are that text, which is ASCII. */
 function isText(text: string, bytes: Uint8Array, start: number, length: number): boolean {
   if (text.length !== length) return false;

@@ -1,11 +1,11 @@
 /** Reads the log of events into the memory, and has both back after a restart. */
 import {
-  AttemptsFinished,
+  AttemptFinished,
   ConfigurationChanged,
   KeyChanged,
   NodeChanged,
+  RequestFinished,
   RequestOutcome,
-  RequestsFinished,
   ServiceChanged,
   WorkerChanged,
 } from "../../libs/gen/cortex/events/v1/events.ts";
@@ -13,7 +13,7 @@ import { SnapshotHead } from "../../libs/gen/cortex/metrics/v1/memory.ts";
 import type { Following, LoggedEvent, LogPosition, Mesh, SnapshotStore } from "../../libs/mesh/index.ts";
 import { EVENT, type Logger } from "../../libs/telemetry/index.ts";
 import type { Totals } from "./board.ts";
-import { EventReader } from "./event-reader.ts";
+import { eachEvent } from "./event-reader.ts";
 import type { Happenings } from "./happenings.ts";
 import { MEMORY_MS, type Memory } from "./memory.ts";
 
@@ -149,13 +149,13 @@ export class Recorder {
     const { memory, happenings } = this.#options;
     switch (subject) {
       case EVENT.attemptFinished:
-        for (const attempt of AttemptsFinished.decode(new EventReader(data)).attempts) {
+        eachEvent(data, AttemptFinished, (attempt) => {
           memory.attempt(attempt, atMs);
           happenings.attempt(attempt, atMs);
-        }
+        });
         break;
       case EVENT.requestFinished:
-        for (const request of RequestsFinished.decode(new EventReader(data)).requests) {
+        eachEvent(data, RequestFinished, (request) => {
           memory.request(request, atMs);
           happenings.request(request, atMs);
           const { outcome, cache, usage } = request;
@@ -164,7 +164,7 @@ export class Recorder {
           if (outcome === RequestOutcome.SERVED) this.#totals.served++;
           if (outcome === RequestOutcome.SERVED && cache !== "" && cache !== "shared") this.#totals.hits++;
           if (cache === "") this.#totals.outputTokens += usage?.outputTokens ?? 0;
-        }
+        });
         break;
       case EVENT.workerChanged:
         happenings.worker(WorkerChanged.decode(data), atMs);
