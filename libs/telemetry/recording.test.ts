@@ -3,8 +3,8 @@ import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ATTRIBUTE } from "./names.ts";
 import { type FinishedSpan, RecordingTracer } from "./recording.ts";
-import type { SamplingRules } from "./sampling.ts";
-import { formatTraceparent, type KeptFor, parseTraceparent, type Span } from "./trace.ts";
+import { HeadSampler, type SamplingRules } from "./sampling.ts";
+import { formatTraceparent, type KeptFor, parseTraceparent, randomTraceId, type Span } from "./trace.ts";
 
 const KEEP: readonly KeptFor[] = ["error", "failover", "slow"];
 const NOTHING_DRAWN: SamplingRules = {
@@ -369,5 +369,29 @@ describe("memory", () => {
     } finally {
       vi.useRealTimers();
     }
+  });
+});
+
+describe("what is drawn by its id", () => {
+  const rules = (share: number) => ({ ...NOTHING_DRAWN, share });
+
+  it("is the share of all, and hardly anything of a share that is hardly anything", () => {
+    const sampler = new HeadSampler();
+    const ids = Array.from({ length: 20_000 }, randomTraceId);
+    const drawn = (share: number) => ids.filter((id) => sampler.draws(id, rules(share))).length / ids.length;
+    for (const share of [0.9, 0.5, 0.05, 0.003]) expect(Math.abs(drawn(share) - share)).toBeLessThan(0.02);
+    for (const share of [0, 1e-17]) expect(drawn(share)).toBe(0);
+    expect(drawn(1)).toBe(1);
+  });
+
+  it("is in every smaller share's larger one, too", () => {
+    const share = fc.double({ min: 0, max: 1, noNaN: true });
+    fc.assert(
+      fc.property(share, share, (a, b) => {
+        const sampler = new HeadSampler();
+        const id = randomTraceId();
+        return !sampler.draws(id, rules(Math.min(a, b))) || sampler.draws(id, rules(Math.max(a, b)));
+      }),
+    );
   });
 });

@@ -145,13 +145,20 @@ class RecordedSpan implements Span, TraceContext, FinishedSpan {
   #events: SpanEvent[] | undefined;
   #spanId: string | undefined;
 
-  constructor(name: string, kind: SpanKind, trace: Trace, parent: TraceContext | undefined, given: Attributes) {
+  constructor(
+    name: string,
+    kind: SpanKind,
+    trace: Trace,
+    parent: TraceContext | undefined,
+    given: Attributes,
+    startedAtMs: number,
+  ) {
     this.name = name;
     this.kind = kind;
     this.trace = trace;
     this.#parent = parent;
     this.#given = given;
-    this.startedAtMs = trace.tracer.now();
+    this.startedAtMs = startedAtMs;
     trace.openSpans++;
     trace.idleSinceMs = undefined;
   }
@@ -240,7 +247,7 @@ export class RecordingTracer implements Tracer {
   rules: SamplingRules;
   readonly #options: RecordingOptions;
   readonly #heldBytesMax: number;
-  readonly #sampler: HeadSampler;
+  readonly #sampler = new HeadSampler();
   /** Those that other nodes may ask for. The idle ones stand in the order in which they became so. */
   readonly #shared = new TransientMap<string, Trace>();
   /** The first and the last, in order, of those that are on this node alone, go on, and hold something. */
@@ -260,14 +267,14 @@ export class RecordingTracer implements Tracer {
     this.isFault = options.isFault;
     this.now = options.now ?? (() => performance.now());
     this.#heldBytesMax = options.heldBytesMax ?? HELD_BYTES_MAX;
-    this.#sampler = new HeadSampler(this.now);
     this.#sweeping = setInterval(() => this.sweep(), SWEEP_EVERY_MS).unref();
   }
 
   startSpan(name: string, parent: TraceContext | undefined, kind: SpanKind, attributes?: Attributes): Span {
-    const trace = this.#traceOf(name, parent);
+    const nowMs = this.now();
+    const trace = this.#traceOf(name, parent, nowMs);
     if (trace === undefined) return new SilentSpan(parent!);
-    if (trace instanceof Trace) return new RecordedSpan(name, kind, trace, parent, attributes ?? NO_ATTRIBUTES);
+    if (trace instanceof Trace) return new RecordedSpan(name, kind, trace, parent, attributes ?? NO_ATTRIBUTES, nowMs);
     return new SilentSpan(trace);
   }
 
@@ -339,7 +346,7 @@ export class RecordingTracer implements Tracer {
   }
 
   /** The trace that a span begins in; a context where it is not recorded, undefined where the parent's own will do. */
-  #traceOf(name: string, parent: TraceContext | undefined): Trace | TraceContext | undefined {
+  #traceOf(name: string, parent: TraceContext | undefined, nowMs: number): Trace | TraceContext | undefined {
     if (parent instanceof RecordedSpan) {
       // Its other spans may all have ended, and with them what was known of it.
       if (parent.trace.openSpans === 0 && parent.trace.shared) this.#shared.set(parent.trace.id, parent.trace);
@@ -349,7 +356,7 @@ export class RecordingTracer implements Tracer {
     if (parent === undefined || parent.spanId === NO_SPAN_ID) {
       if (parent?.traceId === NO_TRACE.traceId) return undefined;
       const traceId = parent?.traceId ?? randomTraceId();
-      const drawn = this.#sampler.drawsNew(name, traceId, rules);
+      const drawn = this.#sampler.drawsNew(name, traceId, rules, nowMs);
       if (drawn || rules.keep.length > 0) return this.#begin(traceId, false, drawn);
       return { traceId, spanId: randomSpanId(), sampled: false, state: "" };
     }

@@ -45,23 +45,19 @@ class Allowance {
   }
 }
 
-/** Draws. The share depends on the trace id alone, so that all nodes draw alike. */
+/** Draws. The share depends on the trace id alone, so that all nodes draw alike. Times are those of `performance.now`. */
 export class HeadSampler {
-  readonly #now: () => number;
   readonly #least = new Map<string, Allowance>();
   #most: Allowance | undefined;
   #share = 0;
   /** Ids that end on this or more are within the share. */
   #from = "";
 
-  constructor(now: () => number) {
-    this.#now = now;
-  }
-
-  /** Whether a trace that begins with a span of that name is drawn. */
-  drawsNew(name: string, traceId: string, rules: SamplingRules): boolean {
+  /** Whether a trace that begins now with a span of that name is drawn. */
+  drawsNew(name: string, traceId: string, rules: SamplingRules, nowMs: number): boolean {
     return (
-      (this.draws(traceId, rules) && this.#withinMost(rules.perSecondMax)) || this.#isOwed(name, rules.perSecondMin)
+      (this.draws(traceId, rules) && this.#withinMost(rules.perSecondMax, nowMs)) ||
+      this.#isOwed(name, rules.perSecondMin, nowMs)
     );
   }
 
@@ -71,24 +67,26 @@ export class HeadSampler {
     if (share <= 0) return false;
     if (share !== this.#share) {
       this.#share = share;
-      this.#from = Math.ceil((1 - share) * 16 ** RANDOM_DIGITS)
+      // A share that is next to nothing still is the largest id.
+      this.#from = Math.min(Math.ceil((1 - share) * 16 ** RANDOM_DIGITS), 16 ** RANDOM_DIGITS - 1)
         .toString(16)
         .padStart(RANDOM_DIGITS, "0");
     }
+    // The first digit mostly decides, without a string being made.
+    const difference = traceId.charCodeAt(traceId.length - RANDOM_DIGITS) - this.#from.charCodeAt(0);
+    if (difference !== 0) return difference > 0;
     return traceId.slice(-RANDOM_DIGITS) >= this.#from;
   }
 
-  #withinMost(perSecond: number): boolean {
+  #withinMost(perSecond: number, nowMs: number): boolean {
     if (perSecond === Number.POSITIVE_INFINITY) return true;
-    const nowMs = this.#now();
     const atOnce = Math.max(1, perSecond);
     this.#most ??= new Allowance(atOnce, nowMs);
     return this.#most.take(perSecond, atOnce, nowMs);
   }
 
-  #isOwed(name: string, perSecond: number): boolean {
+  #isOwed(name: string, perSecond: number, nowMs: number): boolean {
     if (perSecond <= 0) return false;
-    const nowMs = this.#now();
     const savedMax = Math.max(1, perSecond * SAVED_S);
     let allowance = this.#least.get(name);
     if (allowance === undefined) {

@@ -48,7 +48,7 @@ interface Route {
   readonly handle: Handler;
 }
 
-const ROUTES: readonly Route[] = [
+const ROUTES = named([
   { method: "POST", path: "/v1/chat/completions", handle: chatCompletions },
   { method: "POST", path: "/v1/embeddings", handle: embeddings },
   { method: "GET", path: "/v1/models", handle: models },
@@ -75,7 +75,15 @@ const ROUTES: readonly Route[] = [
   { method: "GET", path: "/metrics/targets", open: true, handle: scrapeTargets },
   { method: "GET", path: "/page/", prefix: true, open: true, handle: pageFile },
   { method: "GET", path: "/", open: true, handle: welcome },
-];
+]);
+
+/** Routes with what they are called in metrics and traces: `/admin/workers/{name}/drain`. */
+function named(routes: readonly Route[]) {
+  return routes.map((route) => {
+    const pattern = route.suffix === undefined ? route.path : `${route.path}{name}${route.suffix}`;
+    return { ...route, pattern, spanName: SPAN.http(route.method, pattern) };
+  });
+}
 
 /** Who has not been asked for a key. */
 const NOBODY: Pick<Call, "tenant" | "admin"> = { tenant: "", admin: false };
@@ -100,9 +108,13 @@ async function exchange(request: IncomingMessage, response: GatewayResponse, dep
   const path = pathOf(request);
   const method = request.method ?? "GET";
   const route = ROUTES.find((known) => matches(known, path) && answers(known, method));
-  const routePath = route === undefined ? "(unknown)" : patternOf(route);
+  const routePath = route?.pattern ?? "(unknown)";
   const parent = parseTraceparent(header(request, "traceparent"), header(request, "tracestate"));
-  const span = tracer.startSpan(SPAN.http(method, routePath), parent, "server");
+  const span = tracer.startSpan(
+    route?.method === method ? route.spanName : SPAN.http(method, routePath),
+    parent,
+    "server",
+  );
   span.set(ATTRIBUTE.httpMethod, method);
   span.set(ATTRIBUTE.httpRoute, routePath);
   const requestId = randomUUID();
@@ -175,11 +187,6 @@ function matches({ path: known, prefix, suffix }: Route, path: string): boolean 
   if (suffix === undefined) return true;
   const slash = path.indexOf("/", known.length);
   return slash < 0 ? suffix === "" : slash > known.length && path.slice(slash) === suffix;
-}
-
-/** `/admin/workers/{name}/drain` */
-function patternOf({ path, suffix }: Route): string {
-  return suffix === undefined ? path : `${path}{name}${suffix}`;
 }
 
 function pathOf(request: IncomingMessage): string {
