@@ -110,7 +110,10 @@ class Trace {
   /** Its spans are exported as they end. */
   kept: boolean;
   openSpans = 0;
-  held: RecordedSpan[] = [];
+  /** The first and the last of the spans that are held, and how many they are. */
+  firstHeld: RecordedSpan | undefined;
+  lastHeld: RecordedSpan | undefined;
+  held = 0;
   heldBytes = 0;
   /** When its last span here had ended; undefined while spans are open. */
   idleSinceMs: number | undefined;
@@ -141,7 +144,9 @@ class RecordedSpan implements Span, TraceContext, FinishedSpan {
   readonly #parent: TraceContext | undefined;
   readonly #given: Attributes;
   /** Names and values in turns: an object of them is made only when it is exported. */
-  readonly #set: AttributeValue[] = [];
+  #set: AttributeValue[] | undefined;
+  /** The one that is held after it, of the same trace. */
+  nextHeld: RecordedSpan | undefined;
   #events: SpanEvent[] | undefined;
   #spanId: string | undefined;
 
@@ -196,7 +201,8 @@ class RecordedSpan implements Span, TraceContext, FinishedSpan {
 
   get attributes(): Attributes {
     const attributes: Record<string, AttributeValue | undefined> = { ...this.#given };
-    for (let at = 0; at < this.#set.length; at += 2) attributes[this.#set[at] as string] = this.#set[at + 1];
+    const set = this.#set ?? [];
+    for (let at = 0; at < set.length; at += 2) attributes[set[at] as string] = set[at + 1];
     return attributes;
   }
 
@@ -205,7 +211,9 @@ class RecordedSpan implements Span, TraceContext, FinishedSpan {
   }
 
   set(name: string, value: AttributeValue | undefined): void {
-    if (value !== undefined) this.#set.push(name, value);
+    if (value === undefined) return;
+    if (this.#set === undefined) this.#set = [name, value];
+    else this.#set.push(name, value);
   }
 
   event(name: string, attributes?: Attributes): void {
@@ -236,7 +244,8 @@ class RecordedSpan implements Span, TraceContext, FinishedSpan {
   }
 
   get bytes(): number {
-    return SPAN_BYTES + (this.#set.length / 2) * ATTRIBUTE_BYTES + this.events.length * EVENT_BYTES;
+    const attributes = (this.#set?.length ?? 0) / 2;
+    return SPAN_BYTES + attributes * ATTRIBUTE_BYTES + this.events.length * EVENT_BYTES;
   }
 }
 
@@ -378,9 +387,9 @@ export class RecordingTracer implements Tracer {
 
   #keep(trace: Trace): void {
     trace.kept = true;
-    const { held } = trace;
+    let span = trace.firstHeld;
     this.#release(trace);
-    for (const span of held) this.#export(span);
+    for (; span !== undefined; span = span.nextHeld) this.#export(span);
     if (trace.openSpans === 0) this.#shared.delete(trace.id);
   }
 
@@ -391,12 +400,15 @@ export class RecordingTracer implements Tracer {
 
   #hold(span: RecordedSpan): void {
     const { trace, bytes } = span;
-    if (trace.held.length >= HELD_SPANS_PER_TRACE_MAX) {
+    if (trace.held >= HELD_SPANS_PER_TRACE_MAX) {
       this.#dropped++;
       return;
     }
-    if (trace.held.length === 0 && !trace.shared) this.#link(trace);
-    trace.held.push(span);
+    if (trace.held === 0 && !trace.shared) this.#link(trace);
+    if (trace.lastHeld === undefined) trace.firstHeld = span;
+    else trace.lastHeld.nextHeld = span;
+    trace.lastHeld = span;
+    trace.held++;
     trace.heldBytes += bytes;
     this.#held++;
     this.#heldBytes += bytes;
@@ -404,16 +416,18 @@ export class RecordingTracer implements Tracer {
   }
 
   #forget(trace: Trace): void {
-    this.#forgotten += trace.held.length;
+    this.#forgotten += trace.held;
     this.#release(trace);
     if (trace.shared) this.#shared.delete(trace.id);
   }
 
   #release(trace: Trace): void {
-    if (trace.held.length === 0) return;
-    this.#held -= trace.held.length;
+    if (trace.held === 0) return;
+    this.#held -= trace.held;
     this.#heldBytes -= trace.heldBytes;
-    trace.held = [];
+    trace.firstHeld = undefined;
+    trace.lastHeld = undefined;
+    trace.held = 0;
     trace.heldBytes = 0;
     if (!trace.shared) this.#unlink(trace);
   }
@@ -424,8 +438,8 @@ export class RecordingTracer implements Tracer {
     for (const idle of [true, false]) {
       for (const trace of this.#all()) {
         if (this.#heldBytes <= bytes) return;
-        if (idle !== (trace.idleSinceMs !== undefined) || trace.held.length === 0) continue;
-        this.#dropped += trace.held.length;
+        if (idle !== (trace.idleSinceMs !== undefined) || trace.held === 0) continue;
+        this.#dropped += trace.held;
         this.#release(trace);
         if (idle) this.#shared.delete(trace.id);
       }

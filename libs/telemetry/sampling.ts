@@ -26,21 +26,18 @@ const NAMES_MAX = 1_000;
 /** Digits of a trace id that are taken for random. */
 const RANDOM_DIGITS = 13;
 
-/** So many a second, of which some may be saved. */
-class Allowance {
-  #left: number;
-  #atMs: number;
+/** Times are sums of fractions: what is less than a whole one by so little is one. */
+const ROUNDING = 1e-6;
 
-  constructor(left: number, atMs: number) {
-    this.#left = left;
-    this.#atMs = atMs;
-  }
+/** So many a second, of which some may be saved. Whoever is refused changes nothing: that is what happens to nearly all. */
+class Allowance {
+  /** When all that may be saved is saved; as many are left as fit between then and now. */
+  #fullAtMs = Number.NEGATIVE_INFINITY;
 
   take(perSecond: number, savedMax: number, nowMs: number): boolean {
-    this.#left = Math.min(savedMax, this.#left + ((nowMs - this.#atMs) / 1_000) * perSecond);
-    this.#atMs = nowMs;
-    if (this.#left < 1) return false;
-    this.#left--;
+    const left = savedMax - ((this.#fullAtMs - nowMs) / 1_000) * perSecond;
+    if (left < 1 - ROUNDING) return false;
+    this.#fullAtMs = Math.max(this.#fullAtMs, nowMs) + 1_000 / perSecond;
     return true;
   }
 }
@@ -48,7 +45,7 @@ class Allowance {
 /** Draws. The share depends on the trace id alone, so that all nodes draw alike. Times are those of `performance.now`. */
 export class HeadSampler {
   readonly #least = new Map<string, Allowance>();
-  #most: Allowance | undefined;
+  readonly #most = new Allowance();
   #share = 0;
   /** Ids that end on this or more are within the share. */
   #from = "";
@@ -80,20 +77,18 @@ export class HeadSampler {
 
   #withinMost(perSecond: number, nowMs: number): boolean {
     if (perSecond === Number.POSITIVE_INFINITY) return true;
-    const atOnce = Math.max(1, perSecond);
-    this.#most ??= new Allowance(atOnce, nowMs);
-    return this.#most.take(perSecond, atOnce, nowMs);
+    if (perSecond <= 0) return false;
+    return this.#most.take(perSecond, Math.max(1, perSecond), nowMs);
   }
 
   #isOwed(name: string, perSecond: number, nowMs: number): boolean {
     if (perSecond <= 0) return false;
-    const savedMax = Math.max(1, perSecond * SAVED_S);
     let allowance = this.#least.get(name);
     if (allowance === undefined) {
       if (this.#least.size >= NAMES_MAX) return false;
-      allowance = new Allowance(savedMax, nowMs);
+      allowance = new Allowance();
       this.#least.set(name, allowance);
     }
-    return allowance.take(perSecond, savedMax, nowMs);
+    return allowance.take(perSecond, Math.max(1, perSecond * SAVED_S), nowMs);
   }
 }
