@@ -129,7 +129,7 @@ export interface AttemptFinished {
   readonly traceId: string;
 }
 
-/** What goes over cortex.attempt.finished: all attempts that ended on a node within a few milliseconds. */
+/** What goes over cortex.attempt.finished: all attempts that ended on a node within a quarter of a second. */
 export interface AttemptsFinished {
   readonly attempts: readonly AttemptFinished[];
 }
@@ -176,7 +176,7 @@ export interface RequestFinished {
   readonly traceId: string;
 }
 
-/** What goes over cortex.request.finished: all requests that ended on a node within a few milliseconds. */
+/** What goes over cortex.request.finished: all requests that ended on a node within a quarter of a second. */
 export interface RequestsFinished {
   readonly requests: readonly RequestFinished[];
 }
