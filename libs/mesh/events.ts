@@ -246,6 +246,7 @@ export class MeshEvents implements Events {
 
   /** Sends what can be sent; after that nothing is sent any more, and what still waits is given up. */
   close(): void {
+    if (this.#closed) return;
     this.#sendAll();
     this.#connected = false;
     this.#closed = true;

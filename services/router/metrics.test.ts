@@ -34,6 +34,25 @@ describe("a router counts", () => {
     expect(await told(mesh, METRIC.requestFirstToken, "_count")).toHaveLength(1);
   });
 
+  it("all of them once, however many come between two scrapes, and those that ended when it is stopped", async () => {
+    const mesh = new FakeMesh({ a: saying("hi") });
+    const router = mesh.router();
+    const serve = async (count: number) => {
+      for (let index = 0; index < count; index++) await router.complete({ completion: request }, call);
+    };
+    const counted = async () =>
+      [...(await told(mesh, METRIC.requests)), ...(await told(mesh, METRIC.attempts))].map((line) =>
+        line.split(" ").at(-1),
+      );
+    await serve(37);
+    expect(await counted()).toEqual(["37", "37"]);
+    await serve(3);
+    expect(await counted()).toEqual(["40", "40"]);
+    await serve(5);
+    mesh.stop?.();
+    expect(await counted()).toEqual(["45", "45"]);
+  });
+
   it("faults of requests apart from failures of the mesh", async () => {
     const mesh = new FakeMesh({ a: failing(overloaded) });
     const router = mesh.router();

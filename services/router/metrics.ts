@@ -66,10 +66,8 @@ export class RouterMetrics {
 
   /** Counts what has ended since the last time. */
   countEnded(): void {
-    for (const { attempt, context } of this.#endedAttempts) this.#countAttempt(attempt, context);
-    this.#endedAttempts.length = 0;
-    for (const { request, trace } of this.#endedRequests) this.#countRequest(request, trace);
-    this.#endedRequests.length = 0;
+    for (const { attempt, context } of this.#endedAttempts.splice(0)) this.#countAttempt(attempt, context);
+    for (const { request, trace } of this.#endedRequests.splice(0)) this.#countRequest(request, trace);
   }
 
   #countRequest(request: RequestFinished, trace: TraceContext): void {
