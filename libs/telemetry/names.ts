@@ -77,6 +77,7 @@ export const ATTRIBUTE = {
 export const EVENT = {
   attemptFinished: "cortex.attempt.finished",
   requestFinished: "cortex.request.finished",
+  trafficCounted: "cortex.traffic.counted",
   workerChanged: "cortex.worker.changed",
   workerLoad: "cortex.worker.load",
   cacheInvalidated: "cortex.cache.invalidated",

@@ -1,13 +1,14 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import type { MetricsServiceDefinition, WatchResponse } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
 import { type Call, type OwnedCall, type Service, startCall } from "../../libs/rpc/index.ts";
+import { attempt, request } from "../../libs/tally/test-events.ts";
 import { NO_TRACE } from "../../libs/telemetry/index.ts";
 import { Board, NOTHING_TOLD } from "./board.ts";
 import { Happenings } from "./happenings.ts";
 import { Memory } from "./memory.ts";
 import type { WorkerState } from "./mesh-state.ts";
 import { MetricsAnswers } from "./service.ts";
-import { attempt, request } from "./test-events.ts";
+import { countAttempt, countRequest } from "./test-counting.ts";
 
 const START_MS = 1_800_000_000_000;
 
@@ -119,7 +120,7 @@ describe("those who watch", () => {
   it("see what each worker has done in five minutes, also while a step ends", async () => {
     worker("main");
     for (let index = 0; index < 40; index++) {
-      memory.attempt(attempt({ durationMs: 500 }), nowMs);
+      countAttempt(memory, attempt({ durationMs: 500 }), nowMs);
       nowMs += 1_000;
       const { message } = await board.tell(NOTHING_TOLD, 1_000);
       expect(message.workers[0]).toMatchObject({ attempts: index + 1, score: 100 });
@@ -137,8 +138,9 @@ describe("those who watch", () => {
       totals.hits += 1;
       board.sample();
     }
-    memory.request(request({ requestedModel: "x" }), nowMs);
-    for (let index = 0; index < 3; index++) memory.request(request({ requestedModel: "y", durationMs: 70 }), nowMs);
+    countRequest(memory, request({ requestedModel: "x" }), nowMs);
+    for (let index = 0; index < 3; index++)
+      countRequest(memory, request({ requestedModel: "y", durationMs: 70 }), nowMs);
     const { message } = await board.tell(NOTHING_TOLD, 1_000);
     expect(message.rates).toMatchObject({ requestsPerSecond: 40, errorsPerSecond: 0, hitRate: 0.2 });
     expect(message.rates!.duration).toMatchObject({ count: 4, maxMs: 100 });
@@ -163,10 +165,10 @@ describe("the answers", () => {
 
   beforeEach(() => {
     answers = new MetricsAnswers({ memory, board, now: () => nowMs, eventsLost: () => 0 });
-    memory.request(request({ tenant: "one", durationMs: 10 }), nowMs);
-    memory.request(request({ tenant: "two", durationMs: 20 }), nowMs);
-    memory.request(request({ tenant: "two", durationMs: 30 }), nowMs);
-    memory.attempt(attempt(), nowMs);
+    countRequest(memory, request({ tenant: "one", durationMs: 10 }), nowMs);
+    countRequest(memory, request({ tenant: "two", durationMs: 20 }), nowMs);
+    countRequest(memory, request({ tenant: "two", durationMs: 30 }), nowMs);
+    countAttempt(memory, attempt(), nowMs);
   });
 
   it("tell an administrator everything, and everybody else what is its own", async () => {
@@ -198,7 +200,7 @@ describe("the answers", () => {
 
   it("tell a history in as many points as were asked for, without a gap", async () => {
     nowMs += 1_234_567;
-    memory.request(request(), nowMs);
+    countRequest(memory, request(), nowMs);
     for (const [windowS, points, stepS] of [
       [0, 0, 60],
       [3_600, 30, 120],

@@ -11,10 +11,10 @@ import {
   type WatchedWorker,
   type WatchResponse,
 } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
+import { latencyOf, Tally } from "../../libs/tally/index.ts";
 import type { Happenings } from "./happenings.ts";
 import { FINE_STEP_MS, type Memory } from "./memory.ts";
 import type { MeshState, WorkerState } from "./mesh-state.ts";
-import { latencyOf, Tally } from "./tally.ts";
 
 /** Of workers and models. */
 const WINDOW_MS = 300_000;

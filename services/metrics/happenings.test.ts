@@ -1,16 +1,13 @@
 import { describe, expect, it } from "vitest";
 import {
-  AttemptKind,
-  AttemptOutcome,
   KeyChanged_Change,
   NodeChanged_Change,
-  RequestOutcome,
   ServiceChanged_Change,
+  type TrafficCounted_Takeover,
   WorkerChanged_Change,
 } from "../../libs/gen/cortex/events/v1/events.ts";
 import { BreakerState, Health, WorkerInfo } from "../../libs/gen/cortex/provider/v1/provider.ts";
 import { Happenings } from "./happenings.ts";
-import { attempt, request } from "./test-events.ts";
 
 const AT_MS = 1_800_000_000_000;
 
@@ -21,23 +18,22 @@ function told(tell: (happenings: Happenings) => void): string[] {
   return happenings.since(0, 100).map(({ tone, sentence }) => `${tone}: ${sentence}`);
 }
 
-const failed = (requestId: string, worker: string, outcome: AttemptOutcome = AttemptOutcome.FAILED) =>
-  attempt({ requestId, worker, outcome, reason: "PROVIDER_OVERLOADED" });
-const took = (requestId: string, worker: string, kind: AttemptKind = AttemptKind.FAILOVER) =>
-  attempt({ requestId, worker, kind, traceId: "cafe" });
+const takeover = (failedWorker: string, worker: string, more: Partial<TrafficCounted_Takeover> = {}) => ({
+  failedWorker,
+  reason: "PROVIDER_OVERLOADED",
+  worker,
+  inTheMiddle: false,
+  requests: 1,
+  traceId: "cafe",
+  ...more,
+});
 
 describe("what people are told", () => {
   it("of a failover: who failed, why, and who took over", () => {
     const sentences = told((happenings) => {
-      happenings.attempt(failed("1", "groq-main"), AT_MS);
-      happenings.attempt(failed("1", "second"), AT_MS);
-      happenings.attempt(took("1", "openai-main"), AT_MS);
-      happenings.attempt(failed("2", "groq-main", AttemptOutcome.INTERRUPTED), AT_MS);
-      happenings.attempt(took("2", "openai-main", AttemptKind.CONTINUATION), AT_MS);
-      happenings.attempt(failed("3", "groq-main"), AT_MS);
-      happenings.attempt(took("3", "groq-main"), AT_MS);
-      happenings.attempt(took("4", "openai-main", AttemptKind.HEDGE), AT_MS);
-      happenings.attempt(took("5", "openai-main", AttemptKind.FIRST), AT_MS);
+      happenings.takeover(takeover("groq-main", "openai-main"), AT_MS);
+      happenings.takeover(takeover("groq-main", "openai-main", { inTheMiddle: true }), AT_MS);
+      happenings.takeover(takeover("groq-main", "groq-main"), AT_MS);
     });
     expect(sentences).toEqual([
       "plain: groq-main failed (PROVIDER_OVERLOADED), openai-main took over",
@@ -48,25 +44,26 @@ describe("what people are told", () => {
 
   it("of what happens again and again: once in ten seconds, with how often it was", () => {
     const sentences = told((happenings) => {
-      for (let index = 0; index < 1_000; index++) {
-        happenings.attempt(failed(String(index), "a"), AT_MS + index * 15);
-        happenings.attempt(took(String(index), "b"), AT_MS + index * 15);
+      for (let index = 0; index < 100; index++) {
+        happenings.takeover(takeover("a", "b", { requests: 10 }), AT_MS + index * 150);
       }
     });
     expect(sentences).toEqual([
       "plain: a failed (PROVIDER_OVERLOADED), b took over",
-      "plain: a failed (PROVIDER_OVERLOADED), b took over; and 666 more since it was last told",
+      "plain: a failed (PROVIDER_OVERLOADED), b took over; and 669 more since it was last told",
     ]);
   });
 
-  it("of requests that failed for everybody, but not of those that were wrong", () => {
-    const outcome = RequestOutcome.FAILED;
+  it("of requests that failed for everybody", () => {
     const sentences = told((happenings) => {
-      happenings.request(request({ outcome, reason: "INVALID_REQUEST" }), AT_MS);
-      happenings.request(request({ outcome: RequestOutcome.CANCELLED, reason: "CANCELLED" }), AT_MS);
-      happenings.request(request({ outcome, reason: "NO_WORKERS_AVAILABLE" }), AT_MS);
+      const failure = { reason: "NO_WORKERS_AVAILABLE", requests: 1, traceId: "cafe" };
+      happenings.failure({ requestedModel: "gpt-4o", ...failure }, AT_MS);
+      happenings.failure({ requestedModel: "", ...failure }, AT_MS);
     });
-    expect(sentences).toEqual(["bad: A request for gpt-4o failed (NO_WORKERS_AVAILABLE)"]);
+    expect(sentences).toEqual([
+      "bad: A request for gpt-4o failed (NO_WORKERS_AVAILABLE)",
+      "bad: A request for a model failed (NO_WORKERS_AVAILABLE)",
+    ]);
   });
 
   it("of workers, their breakers and their keys", () => {
@@ -144,12 +141,11 @@ describe("what people are told", () => {
   it("is bounded, and comes back as it was", () => {
     const happenings = new Happenings((id) => id);
     for (let index = 0; index < 5_000; index++) {
-      happenings.nodeBack(`n${index}`, AT_MS);
-      happenings.attempt(failed(String(index), "a"), AT_MS);
+      happenings.takeover(takeover(`w${index}`, "a"), AT_MS);
     }
     expect(happenings.since(0, 10_000)).toHaveLength(200);
     expect(happenings.since(0, 3).map(({ sentence }) => sentence)).toEqual(
-      [4_997, 4_998, 4_999].map((n) => `Node n${n} is back`),
+      [4_997, 4_998, 4_999].map((n) => `w${n} failed (PROVIDER_OVERLOADED), a took over`),
     );
     expect(happenings.since(happenings.number, 10)).toEqual([]);
     const other = new Happenings((id) => id);

@@ -1,23 +1,19 @@
 /** What people want to know of, in a sentence each: made of the log of events, and of nodes that are gone without a word. */
 import {
-  type AttemptFinished,
-  AttemptKind,
-  AttemptOutcome,
   type ConfigurationChanged,
   type KeyChanged,
   KeyChanged_Change,
   type NodeChanged,
   NodeChanged_Change,
-  type RequestFinished,
-  RequestOutcome,
   type ServiceChanged,
   ServiceChanged_Change,
+  type TrafficCounted_Failure,
+  type TrafficCounted_Takeover,
   type WorkerChanged,
   WorkerChanged_Change,
 } from "../../libs/gen/cortex/events/v1/events.ts";
 import type { Happening } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
 import { BreakerState, Health } from "../../libs/gen/cortex/provider/v1/provider.ts";
-import { CATALOGUE, type Reason } from "../../libs/rpc/index.ts";
 
 /** A happening, and how many there were before it. */
 export interface NumberedHappening {
@@ -29,18 +25,11 @@ type Tone = "good" | "bad" | "plain";
 type Kind = "worker" | "breaker" | "key" | "node" | "service" | "configuration" | "attempt";
 
 const KEPT_MAX = 200;
-/** Attempts whose request may yet be served by another worker. */
-const FAILED_MAX = 2_000;
 /** What happens again and again is told again after this, with how often it was. */
 const REPEAT_MS = 10_000;
 const REPEATED_MAX = 500;
 const WORKERS_MAX = 5_000;
 const WORD_CHARACTERS_MAX = 80;
-
-interface Failed {
-  readonly worker: string;
-  readonly reason: string;
-}
 
 interface Repeated {
   toldAtMs: number;
@@ -54,8 +43,6 @@ export class Happenings {
   #number = 0;
   /** What people call a node. */
   readonly #nameOf: (nodeId: string) => string;
-  /** The first failure of requests that have not ended, by request. */
-  readonly #failed = new Map<string, Failed>();
   readonly #repeated = new Map<string, Repeated>();
   /** Workers that are known to be unavailable, by node and name. */
   readonly #unavailable = new Set<string>();
@@ -83,30 +70,22 @@ export class Happenings {
     this.#kept = happenings.slice(-KEPT_MAX).map((happening) => ({ number: this.#number++, happening }));
   }
 
-  attempt(attempt: AttemptFinished, atMs: number): void {
-    const { requestId, worker, outcome, reason, kind, traceId } = attempt;
-    if (outcome === AttemptOutcome.FAILED || outcome === AttemptOutcome.INTERRUPTED) {
-      if (this.#failed.has(requestId)) return;
-      if (this.#failed.size >= FAILED_MAX) this.#failed.delete(this.#failed.keys().next().value!);
-      this.#failed.set(requestId, { worker, reason });
-      return;
-    }
-    if (outcome !== AttemptOutcome.SERVED || this.#failed.size === 0) return;
-    const before = this.#failed.get(requestId);
-    if (before === undefined || (kind !== AttemptKind.FAILOVER && kind !== AttemptKind.CONTINUATION)) return;
-    this.#failed.delete(requestId);
-    const inTheMiddle = kind === AttemptKind.CONTINUATION;
+  /** Requests that one worker failed, and another one served. */
+  takeover(
+    { failedWorker, reason, worker, inTheMiddle, requests, traceId }: TrafficCounted_Takeover,
+    atMs: number,
+  ): void {
     const failure = inTheMiddle ? "failed in the middle of an answer" : "failed";
-    const then = before.worker === worker ? "served when asked again" : inTheMiddle ? "went on with it" : "took over";
-    const sentence = `${before.worker} ${failure} (${before.reason}), ${worker} ${then}`;
-    this.#tellOnce(atMs, "attempt", "plain", sentence, traceId);
+    const then = failedWorker === worker ? "served when asked again" : inTheMiddle ? "went on with it" : "took over";
+    const sentence = `${failedWorker} ${failure} (${reason}), ${worker} ${then}`;
+    this.#tellOnce(atMs, "attempt", "plain", sentence, { traceId, times: requests });
   }
 
-  request({ requestId, outcome, reason, requestedModel, traceId }: RequestFinished, atMs: number): void {
-    if (this.#failed.size > 0) this.#failed.delete(requestId);
-    if (outcome !== RequestOutcome.FAILED || CATALOGUE[reason as Reason]?.class === "request") return;
+  /** Requests that nobody could serve. */
+  failure({ requestedModel, reason, requests, traceId }: TrafficCounted_Failure, atMs: number): void {
     const model = requestedModel === "" ? "a model" : short(requestedModel);
-    this.#tellOnce(atMs, "attempt", "bad", `A request for ${model} failed (${reason})`, traceId);
+    const sentence = `A request for ${model} failed (${reason})`;
+    this.#tellOnce(atMs, "attempt", "bad", sentence, { traceId, times: requests });
   }
 
   worker({ change, node, info }: WorkerChanged, atMs: number): void {
@@ -153,7 +132,7 @@ export class Happenings {
     const key = `Key ${fingerprint} of ${worker}`;
     if (change === KeyChanged_Change.RESTED) {
       const seconds = Math.max(1, Math.round((restingUntilMs - atMs) / 1_000));
-      this.#tellOnce(atMs, "key", "plain", `${key} rests (${reason})`, "", ` for ${seconds} s`);
+      this.#tellOnce(atMs, "key", "plain", `${key} rests (${reason})`, { more: ` for ${seconds} s` });
     } else if (change === KeyChanged_Change.OUT) {
       this.#tellOnce(atMs, "key", "bad", `${key} is out (${reason})`);
     } else if (change === KeyChanged_Change.BACK) {
@@ -200,16 +179,22 @@ export class Happenings {
   }
 
   /** Tells it, unless it was told a moment ago; then it is counted, and told the next time how often it was. */
-  #tellOnce(atMs: number, kind: Kind, tone: Tone, sentence: string, traceId = "", more = ""): void {
+  #tellOnce(
+    atMs: number,
+    kind: Kind,
+    tone: Tone,
+    sentence: string,
+    { traceId = "", more = "", times = 1 }: { traceId?: string; more?: string; times?: number } = {},
+  ): void {
     const known = this.#repeated.get(sentence);
     if (known !== undefined && atMs - known.toldAtMs < REPEAT_MS) {
-      known.count++;
+      known.count += times;
       return;
     }
     if (this.#repeated.size >= REPEATED_MAX) this.#repeated.delete(this.#repeated.keys().next().value!);
     // Put anew, so that the one that was told least lately goes first.
     this.#repeated.delete(sentence);
-    this.#repeated.set(sentence, { toldAtMs: atMs, count: 0 });
+    this.#repeated.set(sentence, { toldAtMs: atMs, count: times - 1 });
     const often = known === undefined || known.count === 0 ? "" : `; and ${known.count} more since it was last told`;
     this.#tell(atMs, kind, tone, `${sentence}${more}${often}`, traceId);
   }

@@ -2,9 +2,10 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { AttemptOutcome, RequestOutcome } from "../../libs/gen/cortex/events/v1/events.ts";
 import { Dimension, type Figures } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
-import { DIMENSIONS, FINE_MS, MEMORY_MS, Memory, OTHER } from "./memory.ts";
-import { Tally } from "./tally.ts";
-import { attempt, request } from "./test-events.ts";
+import { DIMENSIONS, OTHER, Tally } from "../../libs/tally/index.ts";
+import { attempt, request } from "../../libs/tally/test-events.ts";
+import { FINE_MS, MEMORY_MS, Memory } from "./memory.ts";
+import { countAttempt, countRequest } from "./test-counting.ts";
 
 const START_MS = 1_800_000_000_000;
 
@@ -58,8 +59,8 @@ describe("the memory of an hour", () => {
         let nowMs = START_MS;
         const events = history.map((event) => {
           nowMs += event.afterMs;
-          memory.request(request(event.request), nowMs);
-          memory.attempt(attempt(event.attempt), nowMs);
+          countRequest(memory, request(event.request), nowMs);
+          countAttempt(memory, attempt(event.attempt), nowMs);
           return { ...event, atMs: nowMs };
         });
         const found = await figuresOf(memory, nowMs - windowMs);
@@ -95,8 +96,8 @@ describe("the memory of an hour", () => {
         for (const [index, event] of history.entries()) {
           nowMs += event.afterMs;
           for (const memory of [one, other]) {
-            memory.request(request(event.request), nowMs);
-            memory.attempt(attempt(event.attempt), nowMs);
+            countRequest(memory, request(event.request), nowMs);
+            countAttempt(memory, attempt(event.attempt), nowMs);
           }
           if (index === at) other = restored(other, nowMs);
         }
@@ -110,7 +111,7 @@ describe("the memory of an hour", () => {
   it("keeps fine steps for ten minutes, coarse ones for an hour, and nothing beyond", () => {
     const memory = new Memory();
     const seconds = 2 * 3_600;
-    for (let second = 0; second < seconds; second++) memory.request(request(), START_MS + second * 1_000);
+    for (let second = 0; second < seconds; second++) countRequest(memory, request(), START_MS + second * 1_000);
     const nowMs = START_MS + (seconds - 1) * 1_000;
     const steps = memory.history(0);
     const lengths = steps.map(({ startMs, endMs }) => endMs - startMs);
@@ -130,8 +131,8 @@ describe("the memory of an hour", () => {
     const [steady, hurried] = [new Memory(), new Memory()];
     const count = (memory: Memory, second: number): void => {
       const durationMs = 100 + ((second * 7_919) % 5_000);
-      memory.request(request({ durationMs }), START_MS + second * 1_000);
-      memory.attempt(attempt({ durationMs, worker: `w${second % 5}` }), START_MS + second * 1_000);
+      countRequest(memory, request({ durationMs }), START_MS + second * 1_000);
+      countAttempt(memory, attempt({ durationMs, worker: `w${second % 5}` }), START_MS + second * 1_000);
     };
     for (let second = 0; second < 2_400; second += 3) {
       count(steady, second);
@@ -146,17 +147,17 @@ describe("the memory of an hour", () => {
   it("tells so many names apart, and gives the place of one that was not seen for an hour to another", async () => {
     const namesMax = { 0: 0, 1: 3, 2: 3, 3: 2, 4: 3, 5: 3 };
     const memory = new Memory({ namesMax });
-    for (const name of ["a", "b", "c", "d", "a"]) memory.request(request({ requestedModel: name }), START_MS);
+    for (const name of ["a", "b", "c", "d", "a"]) countRequest(memory, request({ requestedModel: name }), START_MS);
     const models = async (sinceMs: number) => {
       const { by } = await memory.window(sinceMs, [Dimension.MODEL]);
       return Object.fromEntries([...by.get(Dimension.MODEL)!].map(([name, tally]) => [name, tally.requests]));
     };
     expect(await models(START_MS)).toEqual({ a: 2, b: 1, [OTHER]: 2 });
     const laterMs = START_MS + MEMORY_MS + 20_000;
-    memory.request(request({ requestedModel: "a" }), START_MS + 1_800_000);
-    memory.request(request({ requestedModel: "a" }), laterMs);
-    memory.request(request({ requestedModel: "c" }), laterMs);
-    memory.request(request({ requestedModel: "d" }), laterMs);
+    countRequest(memory, request({ requestedModel: "a" }), START_MS + 1_800_000);
+    countRequest(memory, request({ requestedModel: "a" }), laterMs);
+    countRequest(memory, request({ requestedModel: "c" }), laterMs);
+    countRequest(memory, request({ requestedModel: "d" }), laterMs);
     expect(await models(laterMs - 10_000)).toEqual({ a: 1, c: 1, [OTHER]: 1 });
   });
 
@@ -168,9 +169,9 @@ describe("the memory of an hour", () => {
   ])("gives no place to models of which nobody knows whose they are: %s %s", async (outcome, reason) => {
     const memory = new Memory();
     for (let index = 0; index < 1_000; index++) {
-      memory.request(request({ outcome, reason, attempts: 0, requestedModel: `made-up-${index}` }), START_MS);
+      countRequest(memory, request({ outcome, reason, attempts: 0, requestedModel: `made-up-${index}` }), START_MS);
     }
-    memory.request(request(), START_MS);
+    countRequest(memory, request(), START_MS);
     const { by } = await memory.window(START_MS, [Dimension.MODEL]);
     expect([...by.get(Dimension.MODEL)!.keys()].sort()).toEqual([OTHER, "gpt-4o"]);
   });
@@ -178,11 +179,11 @@ describe("the memory of an hour", () => {
   it("gives a place to models that somebody has, also when nobody is free and when the answer was kept", async () => {
     const memory = new Memory();
     const refused = { outcome: RequestOutcome.FAILED, attempts: 0 };
-    memory.request(request({ requestedModel: "kept", attempts: 0, cache: "l1" }), START_MS);
-    memory.request(request({ requestedModel: "full", ...refused, reason: "OVERLOADED" }), START_MS);
-    memory.request(request({ requestedModel: "gone", ...refused, reason: "NO_WORKERS_AVAILABLE" }), START_MS);
+    countRequest(memory, request({ requestedModel: "kept", attempts: 0, cache: "l1" }), START_MS);
+    countRequest(memory, request({ requestedModel: "full", ...refused, reason: "OVERLOADED" }), START_MS);
+    countRequest(memory, request({ requestedModel: "gone", ...refused, reason: "NO_WORKERS_AVAILABLE" }), START_MS);
     const left = { outcome: RequestOutcome.CANCELLED, reason: "CANCELLED", attempts: 1 };
-    memory.request(request({ requestedModel: "left", ...left }), START_MS);
+    countRequest(memory, request({ requestedModel: "left", ...left }), START_MS);
     const { by } = await memory.window(START_MS, [Dimension.MODEL]);
     expect([...by.get(Dimension.MODEL)!.keys()].sort()).toEqual(["full", "gone", "kept", "left"]);
   });
@@ -198,8 +199,8 @@ describe("the memory of an hour", () => {
       const atMs = START_MS + step * 10_000;
       for (let worker = 0; worker < 300; worker++) {
         const durationMs = Math.exp(4 + 3 * Math.sin(step * 300 + worker));
-        memory.attempt(attempt({ worker: `worker-${worker}`, durationMs }), atMs);
-        memory.request(request({ durationMs }), atMs);
+        countAttempt(memory, attempt({ worker: `worker-${worker}`, durationMs }), atMs);
+        countRequest(memory, request({ durationMs }), atMs);
         counted++;
       }
       countedAt.set(atMs, counted);
@@ -216,10 +217,10 @@ describe("the memory of an hour", () => {
 
   it("begins anew when the clock of NATS was set back", () => {
     const memory = new Memory();
-    memory.request(request(), START_MS);
-    memory.request(request(), START_MS - 5_000);
+    countRequest(memory, request(), START_MS);
+    countRequest(memory, request(), START_MS - 5_000);
     expect(memory.total(0).requests).toBe(2);
-    memory.request(request(), START_MS - 600_000);
+    countRequest(memory, request(), START_MS - 600_000);
     expect(memory.total(0).requests).toBe(1);
   });
 });

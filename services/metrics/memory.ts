@@ -2,22 +2,11 @@
  * What has happened during the last hour, in steps of time: 10 s each for the last 10 minutes, 60 s before that. A step that is over
  * stays encoded, a few bytes for each name, and is read again when somebody asks.
  *
- * Everything in here follows from the events and their order alone, never from this machine's clock: all replicas hold the same.
+ * Everything in here follows from what routers have told and its order alone, never from this machine's clock: all replicas hold the same.
  */
-import { type AttemptFinished, type RequestFinished, RequestOutcome } from "../../libs/gen/cortex/events/v1/events.ts";
 import { Step } from "../../libs/gen/cortex/metrics/v1/memory.ts";
 import { Dimension } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
-import type { Reason } from "../../libs/rpc/index.ts";
-import { Tally } from "./tally.ts";
-
-/** The dimensions that figures are kept by. */
-export const DIMENSIONS = [
-  Dimension.WORKER,
-  Dimension.PROVIDER,
-  Dimension.MODEL,
-  Dimension.TENANT,
-  Dimension.STRATEGY,
-] as const satisfies readonly Dimension[];
+import { DIMENSIONS, type EncodedTraffic, NAME_CHARACTERS_MAX, OTHER, Tally, Traffic } from "../../libs/tally/index.ts";
 
 /** How far back it goes. */
 export const MEMORY_MS = 3_600_000;
@@ -25,8 +14,6 @@ export const FINE_STEP_MS = 10_000;
 export const COARSE_STEP_MS = 60_000;
 /** For how long steps are fine. */
 export const FINE_MS = 600_000;
-/** Whatever there is no room for by name. */
-export const OTHER = "(other)";
 /** How many names of each dimension are told apart. */
 const NAMES_MAX: Readonly<Record<Dimension, number>> = {
   [Dimension.UNSPECIFIED]: 0,
@@ -36,7 +23,6 @@ const NAMES_MAX: Readonly<Record<Dimension, number>> = {
   [Dimension.TENANT]: 500,
   [Dimension.STRATEGY]: 500,
 };
-const NAME_CHARACTERS_MAX = 200;
 const BYTES_MAX = 256 * 1024 * 1024;
 /** Steps are not put together beyond this, however large they are. */
 const STEPS_MIN = 12;
@@ -53,19 +39,6 @@ interface SealedStep {
   readonly total: Uint8Array;
   readonly tallies: ReadonlyMap<Dimension, Uint8Array>;
   readonly bytes: number;
-}
-
-type Names = Map<string, Tally>;
-
-/** How a request for a model that there is ends without an attempt. */
-const NOBODY_FREE: ReadonlySet<string> = new Set<string>(["NO_WORKERS_AVAILABLE", "OVERLOADED"] satisfies Reason[]);
-
-/**
- * Whether somebody has the model. A client may make up any number of names, and have its requests end before anybody looks whose they
- * are: it leaves, or wants answers of the cache alone. Such names push out none that is somebody's.
- */
-function isSomebodys({ outcome, attempts, reason }: RequestFinished): boolean {
-  return outcome === RequestOutcome.SERVED || attempts > 0 || NOBODY_FREE.has(reason);
 }
 
 /** What was added up over a window. */
@@ -125,20 +98,11 @@ export class Memory {
     return this.#sealed.length + (this.#open === undefined ? 0 : 1);
   }
 
-  /** Counts a try of a worker that ended about then. */
-  attempt(attempt: AttemptFinished, atMs: number): void {
+  /** Adds what a router has counted until about then. */
+  add({ total, tallies }: EncodedTraffic, atMs: number): void {
     const step = this.#stepOf(atMs);
-    this.#tally(step, Dimension.WORKER, attempt.worker).addAttempt(attempt);
-    this.#tally(step, Dimension.PROVIDER, attempt.provider).addAttempt(attempt);
-  }
-
-  /** Counts a request that ended about then. */
-  request(request: RequestFinished, atMs: number): void {
-    const step = this.#stepOf(atMs);
-    step.total.addRequest(request);
-    this.#tally(step, Dimension.MODEL, isSomebodys(request) ? request.requestedModel : OTHER).addRequest(request);
-    this.#tally(step, Dimension.TENANT, request.tenant).addRequest(request);
-    if (request.strategy !== "") this.#tally(step, Dimension.STRATEGY, request.strategy).addRequest(request);
+    step.total.merge(total);
+    for (const { dimension, name, tally } of tallies) this.#tally(step, dimension, name)?.merge(tally);
   }
 
   /**
@@ -146,13 +110,13 @@ export class Memory {
    */
   async window(sinceMs: number, dimensions: readonly Dimension[]): Promise<Window> {
     const open = this.#openSince(sinceMs);
-    const adder = new Adder(dimensions);
+    const traffic = new Traffic(dimensions);
     // At the end, so that sums of the same are the same; but as it is now.
     const current = open?.encode();
     const fromMs = this.#since(sinceMs)[0]?.startMs ?? open?.startMs ?? Number.POSITIVE_INFINITY;
-    await this.#addPast(adder, sinceMs);
-    if (current !== undefined) adder.add(current);
-    return { fromMs: Math.min(fromMs, floor(sinceMs, FINE_STEP_MS)), total: adder.total, by: adder.by };
+    await this.#addPast(traffic, sinceMs);
+    if (current !== undefined) traffic.merge(current);
+    return { fromMs: Math.min(fromMs, floor(sinceMs, FINE_STEP_MS)), total: traffic.total, by: traffic.by };
   }
 
   /** The same without the step that is not over; with {@link current} it is the whole window, until `generation` changes. */
@@ -160,14 +124,14 @@ export class Memory {
     sinceMs: number,
     dimensions: readonly Dimension[],
   ): Promise<ReadonlyMap<Dimension, ReadonlyMap<string, Tally>>> {
-    const adder = new Adder(dimensions);
-    await this.#addPast(adder, sinceMs);
-    return adder.by;
+    const traffic = new Traffic(dimensions);
+    await this.#addPast(traffic, sinceMs);
+    return traffic.by;
   }
 
   /** What is counted in the step that is not over. */
   current(sinceMs: number, dimension: Dimension): ReadonlyMap<string, Tally> {
-    return this.#openSince(sinceMs)?.tallies.get(dimension) ?? NO_NAMES;
+    return this.#openSince(sinceMs)?.by.get(dimension) ?? NO_NAMES;
   }
 
   /** The window of all requests, at once. */
@@ -192,7 +156,7 @@ export class Memory {
     const open = this.#openSince(sinceMs);
     if (open === undefined) return sealed;
     const tally = new Tally();
-    tally.absorb(tenant === undefined ? open.total : open.tallies.get(Dimension.TENANT)!.get(tenant));
+    tally.absorb(tenant === undefined ? open.total : open.by.get(Dimension.TENANT)!.get(tenant));
     return [...sealed, { startMs: open.startMs, endMs: open.endMs, tally }];
   }
 
@@ -246,10 +210,10 @@ export class Memory {
     return this.#open !== undefined && this.#open.endMs > sinceMs ? this.#open : undefined;
   }
 
-  async #addPast(adder: Adder, sinceMs: number): Promise<void> {
+  async #addPast(traffic: Traffic, sinceMs: number): Promise<void> {
     let pauseAtMs = performance.now() + TURN_MS;
     for (const step of this.#since(sinceMs)) {
-      adder.addSealed(step);
+      addSealed(traffic, step);
       if (performance.now() < pauseAtMs) continue;
       await new Promise((resolve) => setImmediate(resolve));
       pauseAtMs = performance.now() + TURN_MS;
@@ -266,17 +230,12 @@ export class Memory {
     return this.#open;
   }
 
-  #tally(step: OpenStep, dimension: Dimension, longName: string): Tally {
-    const tallies = step.tallies.get(dimension)!;
-    const known = tallies.get(longName);
+  /** Undefined for a dimension that only later versions know. */
+  #tally(step: OpenStep, dimension: Dimension, longName: string): Tally | undefined {
+    const known = step.by.get(dimension)?.get(longName);
     if (known !== undefined) return known;
-    const name = this.#admit(dimension, longName.slice(0, NAME_CHARACTERS_MAX), step.startMs);
-    let tally = tallies.get(name);
-    if (tally === undefined) {
-      tally = new Tally();
-      tallies.set(name, tally);
-    }
-    return tally;
+    if (!this.#names.has(dimension)) return undefined;
+    return step.of(dimension, this.#admit(dimension, longName.slice(0, NAME_CHARACTERS_MAX), step.startMs));
   }
 
   #admit(dimension: Dimension, name: string, startMs: number): string {
@@ -331,12 +290,12 @@ export class Memory {
     this.#preparing = true;
     try {
       const startMs = Math.max(minuteEndMs - COARSE_STEP_MS, this.#sealed[from - 1]?.endMs ?? 0);
-      const adder = new Adder(DIMENSIONS);
+      const traffic = new Traffic();
       for (const step of steps) {
-        adder.addSealed(step);
+        addSealed(traffic, step);
         await new Promise((resolve) => setImmediate(resolve));
       }
-      this.#prepared = { steps, joined: seal(adder.encode(startMs, minuteEndMs)) };
+      this.#prepared = { steps, joined: seal({ startMs, endMs: minuteEndMs, ...traffic.encode() }) };
     } finally {
       this.#preparing = false;
     }
@@ -387,86 +346,40 @@ const TURN_MS = 10;
 const NO_BYTES = new Uint8Array(0);
 const NO_NAMES: ReadonlyMap<string, Tally> = new Map();
 
-/** The step in which events are counted now. */
-class OpenStep {
+/** The step in which is counted now. */
+class OpenStep extends Traffic {
   readonly startMs: number;
   readonly endMs: number;
-  readonly total = new Tally();
-  readonly tallies: ReadonlyMap<Dimension, Names> = namesByDimension(DIMENSIONS);
 
   constructor(startMs: number) {
+    super();
     this.startMs = startMs;
     this.endMs = startMs + FINE_STEP_MS;
   }
 
   static decode(encoded: Step): OpenStep {
     const step = new OpenStep(encoded.startMs);
-    step.total.merge(encoded.total);
-    for (const { dimension, name, tally } of encoded.tallies) tallyOf(step.tallies.get(dimension), name)?.merge(tally);
+    step.merge(encoded);
     return step;
   }
 
-  encode(): Step {
-    return encodeStep(this.startMs, this.endMs, this.total, this.tallies);
+  override encode() {
+    return { startMs: this.startMs, endMs: this.endMs, ...super.encode() };
   }
 }
 
-/** Adds steps up. */
-class Adder {
-  readonly total = new Tally();
-  readonly by: ReadonlyMap<Dimension, Names>;
-
-  constructor(dimensions: readonly Dimension[]) {
-    this.by = namesByDimension(dimensions);
+function addSealed(traffic: Traffic, { total, tallies }: SealedStep): void {
+  traffic.merge(Step.decode(total));
+  for (const dimension of traffic.by.keys()) {
+    const bytes = tallies.get(dimension);
+    if (bytes !== undefined) traffic.merge(Step.decode(bytes));
   }
-
-  addSealed(step: SealedStep): void {
-    this.total.merge(Step.decode(step.total).total);
-    for (const dimension of this.by.keys()) {
-      const bytes = step.tallies.get(dimension);
-      if (bytes !== undefined) this.#addTallies(Step.decode(bytes));
-    }
-  }
-
-  add(step: Step): void {
-    this.total.merge(step.total);
-    this.#addTallies(step);
-  }
-
-  encode(startMs: number, endMs: number): Step {
-    return encodeStep(startMs, endMs, this.total, this.by);
-  }
-
-  #addTallies({ tallies }: Step): void {
-    for (const { dimension, name, tally } of tallies) tallyOf(this.by.get(dimension), name)?.merge(tally);
-  }
-}
-
-function namesByDimension(dimensions: readonly Dimension[]): ReadonlyMap<Dimension, Names> {
-  return new Map(dimensions.map((dimension) => [dimension, new Map<string, Tally>()]));
-}
-
-function tallyOf(names: Names | undefined, name: string): Tally | undefined {
-  if (names === undefined) return undefined;
-  let tally = names.get(name);
-  if (tally === undefined) {
-    tally = new Tally();
-    names.set(name, tally);
-  }
-  return tally;
-}
-
-function encodeStep(startMs: number, endMs: number, total: Tally, by: ReadonlyMap<Dimension, Names>): Step {
-  const tallies = [...by].flatMap(([dimension, names]) =>
-    [...names].map(([name, tally]) => ({ dimension, name, tally: tally.encode() })),
-  );
-  return { startMs, endMs, total: total.encode(), tallies };
 }
 
 function joinedOf(steps: readonly SealedStep[], startMs: number, endMs: number): SealedStep {
-  const adder = new Adder(DIMENSIONS);
-  for (const step of steps) adder.addSealed(step);
-  return seal(adder.encode(startMs, endMs));
+  const traffic = new Traffic();
+  for (const step of steps) addSealed(traffic, step);
+  return seal({ startMs, endMs, ...traffic.encode() });
 }
 
 function seal({ startMs, endMs, total, tallies }: Step): SealedStep {

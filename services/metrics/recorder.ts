@@ -1,19 +1,17 @@
 /** Reads the log of events into the memory, and has both back after a restart. */
 import {
-  AttemptFinished,
   ConfigurationChanged,
   KeyChanged,
   NodeChanged,
-  RequestFinished,
-  RequestOutcome,
   ServiceChanged,
+  TrafficCounted,
   WorkerChanged,
 } from "../../libs/gen/cortex/events/v1/events.ts";
 import { SnapshotHead } from "../../libs/gen/cortex/metrics/v1/memory.ts";
 import type { Following, LoggedEvent, LogPosition, Mesh, SnapshotStore } from "../../libs/mesh/index.ts";
+import { Tally } from "../../libs/tally/index.ts";
 import { EVENT, type Logger } from "../../libs/telemetry/index.ts";
 import type { Totals } from "./board.ts";
-import { eachEvent } from "./event-reader.ts";
 import type { Happenings } from "./happenings.ts";
 import { MEMORY_MS, type Memory } from "./memory.ts";
 
@@ -146,25 +144,10 @@ export class Recorder {
   }
 
   #countEvent(subject: string, data: Uint8Array, atMs: number): void {
-    const { memory, happenings } = this.#options;
+    const { happenings } = this.#options;
     switch (subject) {
-      case EVENT.attemptFinished:
-        eachEvent(data, AttemptFinished, (attempt) => {
-          memory.attempt(attempt, atMs);
-          happenings.attempt(attempt, atMs);
-        });
-        break;
-      case EVENT.requestFinished:
-        eachEvent(data, RequestFinished, (request) => {
-          memory.request(request, atMs);
-          happenings.request(request, atMs);
-          const { outcome, cache, usage } = request;
-          this.#totals.requests++;
-          if (outcome === RequestOutcome.FAILED) this.#totals.errors++;
-          if (outcome === RequestOutcome.SERVED) this.#totals.served++;
-          if (outcome === RequestOutcome.SERVED && cache !== "" && cache !== "shared") this.#totals.hits++;
-          if (cache === "") this.#totals.outputTokens += usage?.outputTokens ?? 0;
-        });
+      case EVENT.trafficCounted:
+        this.#countTraffic(TrafficCounted.decode(data), atMs);
         break;
       case EVENT.workerChanged:
         happenings.worker(WorkerChanged.decode(data), atMs);
@@ -183,6 +166,20 @@ export class Recorder {
         break;
       default:
     }
+  }
+
+  #countTraffic(counted: TrafficCounted, atMs: number): void {
+    const { memory, happenings } = this.#options;
+    memory.add(counted, atMs);
+    for (const takeover of counted.takeovers) happenings.takeover(takeover, atMs);
+    for (const failure of counted.failures) happenings.failure(failure, atMs);
+    const total = new Tally();
+    total.merge(counted.total);
+    this.#totals.requests += total.requests;
+    this.#totals.errors += total.errors;
+    this.#totals.served += total.duration.count;
+    this.#totals.hits += total.cacheHits;
+    this.#totals.outputTokens += total.outputTokens;
   }
 }
 

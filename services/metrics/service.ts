@@ -9,9 +9,9 @@ import {
   type WatchResponse,
 } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
 import { abortReason, type Call, RpcError, type Service } from "../../libs/rpc/index.ts";
+import { DIMENSIONS, latencyOf, Tally } from "../../libs/tally/index.ts";
 import { type Board, NOTHING_TOLD } from "./board.ts";
-import { COARSE_STEP_MS, DIMENSIONS, FINE_MS, FINE_STEP_MS, MEMORY_MS, type Memory } from "./memory.ts";
-import { latencyOf, Tally } from "./tally.ts";
+import { COARSE_STEP_MS, FINE_MS, FINE_STEP_MS, MEMORY_MS, type Memory } from "./memory.ts";
 
 type Metrics = Service<typeof MetricsServiceDefinition>;
 

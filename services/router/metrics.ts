@@ -1,4 +1,4 @@
-/** What a router counts of the requests and attempts that have ended, and how full it is at each scrape. */
+/** What a router counts of the requests and attempts that have ended. */
 import {
   type AttemptFinished,
   AttemptKind,
@@ -22,55 +22,16 @@ export interface AttemptContext {
 /** Shorter than this after its first token, a stream says nothing about its speed. */
 const STREAM_MS_MIN = 10;
 
-/**
- * So many that have ended are counted in one go, or fewer at a scrape: counting touches much memory, which is the same for all, and
- * has long left the processor's caches when it is done once a request.
- */
-const TOGETHER = 16;
-
 /** Counts what a router has done. */
 export class RouterMetrics {
   readonly #metrics: Metrics;
-  readonly #endedRequests: { readonly request: RequestFinished; readonly trace: TraceContext }[] = [];
-  readonly #endedAttempts: { readonly attempt: AttemptFinished; readonly context: AttemptContext }[] = [];
-  #requests = 0;
-  #streams = 0;
 
   constructor(metrics: Metrics) {
     this.#metrics = metrics;
   }
 
-  /** Requests that are served now, and those of them that are streamed. */
-  get inFlight(): { readonly requests: number; readonly streams: number } {
-    return { requests: this.#requests, streams: this.#streams };
-  }
-
-  requestBegins(stream: boolean): void {
-    this.#requests++;
-    if (stream) this.#streams++;
-  }
-
-  requestEnds(request: RequestFinished, trace: TraceContext): void {
-    this.#requests--;
-    if (request.stream) this.#streams--;
-    if (!this.#metrics.enabled) return;
-    this.#endedRequests.push({ request, trace });
-    if (this.#endedRequests.length >= TOGETHER) this.countEnded();
-  }
-
-  attemptEnds(attempt: AttemptFinished, context: AttemptContext): void {
-    if (!this.#metrics.enabled) return;
-    this.#endedAttempts.push({ attempt, context });
-    if (this.#endedAttempts.length >= TOGETHER) this.countEnded();
-  }
-
-  /** Counts what has ended since the last time. */
-  countEnded(): void {
-    for (const { attempt, context } of this.#endedAttempts.splice(0)) this.#countAttempt(attempt, context);
-    for (const { request, trace } of this.#endedRequests.splice(0)) this.#countRequest(request, trace);
-  }
-
-  #countRequest(request: RequestFinished, trace: TraceContext): void {
+  /** A request has ended. */
+  request(request: RequestFinished, trace: TraceContext): void {
     const metrics = this.#metrics;
     const { operation, outcome, reason, tenant, timeToFirstTokenMs } = request;
     const served = outcome === RequestOutcome.SERVED;
@@ -82,7 +43,8 @@ export class RouterMetrics {
     }
   }
 
-  #countAttempt(attempt: AttemptFinished, context: AttemptContext): void {
+  /** An attempt has ended. */
+  attempt(attempt: AttemptFinished, context: AttemptContext): void {
     const metrics = this.#metrics;
     const { worker, provider, outcome, reason, stream, usage, timeToFirstTokenMs } = attempt;
     const { trace, operation } = context;

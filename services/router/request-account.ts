@@ -1,6 +1,7 @@
 /** The account of one request: what all that was done for it has used, and how it ended. It is told once, when both are known. */
 import {
   type AttemptFinished,
+  AttemptKind,
   AttemptOutcome,
   RequestOutcome,
   UsageSource,
@@ -42,6 +43,8 @@ export class RequestAccount {
   #attempts = 0;
   #strategy = "";
   #served: AttemptFinished | undefined;
+  /** The first that failed, until another one has served. */
+  #failed: AttemptFinished | undefined;
   #usage: Usage | undefined;
   #usageSource: UsageSource = UsageSource.UNKNOWN;
   /** Undefined once something has been used whose price is not known. */
@@ -68,7 +71,12 @@ export class RequestAccount {
   add(attempt: AttemptFinished): void {
     this.#attempts++;
     this.#strategy = attempt.strategy;
-    if (attempt.outcome === AttemptOutcome.SERVED) this.#served = attempt;
+    if (attempt.outcome === AttemptOutcome.SERVED) {
+      this.#served = attempt;
+      this.#tellTakeover(attempt);
+    } else if (attempt.outcome === AttemptOutcome.FAILED || attempt.outcome === AttemptOutcome.INTERRUPTED) {
+      this.#failed ??= attempt;
+    }
     const { usage, usageSource, costUsd } = attempt;
     // Most of those without usage were refused, and have used nothing.
     if (usage === undefined) return;
@@ -110,6 +118,14 @@ export class RequestAccount {
   /** Its client does not read on. */
   left(): void {
     if (this.#durationMs === undefined) this.end(new RpcError("CANCELLED", "the caller went away"));
+  }
+
+  #tellTakeover(served: AttemptFinished): void {
+    const failed = this.#failed;
+    const inTheMiddle = served.kind === AttemptKind.CONTINUATION;
+    if (failed === undefined || (!inTheMiddle && served.kind !== AttemptKind.FAILOVER)) return;
+    this.#failed = undefined;
+    this.#state.telling.tellTakeover(failed, served, inTheMiddle);
   }
 
   #tellOnceOver(): void {

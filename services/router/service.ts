@@ -8,7 +8,7 @@
  */
 import type { CacheLevel } from "../../libs/caching/index.ts";
 import { CacheStoreServiceDefinition } from "../../libs/gen/cortex/cache/v1/cache.ts";
-import { AttemptsFinished, WorkerLoads } from "../../libs/gen/cortex/events/v1/events.ts";
+import { TrafficCounted, WorkerLoads } from "../../libs/gen/cortex/events/v1/events.ts";
 import type {
   Completion,
   CompletionRequest,
@@ -91,8 +91,8 @@ export function createRouter(dependencies: RouterDependencies): Router {
 
   const subscriptions = [
     dependencies.metrics.collect((report) => {
-      state.telling.metrics.countEnded();
-      const { requests, streams } = state.telling.metrics.inFlight;
+      state.telling.countEnded();
+      const { requests, streams } = state.telling.inFlight;
       report.set(METRIC.requestsInFlight, requests);
       report.set(METRIC.streamsOpen, streams);
       report.set(METRIC.queueDepth, state.admission.waiting);
@@ -116,9 +116,10 @@ export function createRouter(dependencies: RouterDependencies): Router {
       others?.();
       others = undefined;
     } else {
-      others ??= events.subscribe(EVENT.attemptFinished, AttemptsFinished, ({ attempts }) => {
-        for (const { routerNode, worker, model, timeToFirstTokenMs } of attempts) {
-          if (routerNode !== nodeId && timeToFirstTokenMs > 0) latencies.record(worker, model, timeToFirstTokenMs);
+      others ??= events.subscribe(EVENT.trafficCounted, TrafficCounted, ({ node, firstTokens }) => {
+        if (node === nodeId) return;
+        for (const { worker, model, timesMs } of firstTokens) {
+          for (const ms of timesMs) latencies.record(worker, model, ms);
         }
       });
     }
@@ -370,7 +371,7 @@ export function createRouter(dependencies: RouterDependencies): Router {
     stop() {
       others?.();
       answers.stop();
-      state.telling.metrics.countEnded();
+      state.telling.tellSums();
       for (const unsubscribe of subscriptions) unsubscribe();
     },
   };

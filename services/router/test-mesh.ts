@@ -6,6 +6,7 @@ import type {
   AttemptsFinished,
   RequestFinished,
   RequestsFinished,
+  TrafficCounted,
 } from "../../libs/gen/cortex/events/v1/events.ts";
 import { type CompletionRequest, FinishReason, type Part, Role, type Usage } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import { NodeRecord, type RunningWorker } from "../../libs/gen/cortex/mesh/v1/mesh.ts";
@@ -89,6 +90,8 @@ export class FakeMesh {
   readonly events: AttemptFinished[] = [];
   /** What was told of requests. */
   readonly ended: RequestFinished[] = [];
+  /** What was told of them in sums. */
+  readonly counted: TrafficCounted[] = [];
   /** What was counted. */
   readonly metrics = createMetrics();
   readonly logged: string[] = [];
@@ -99,6 +102,8 @@ export class FakeMesh {
   readonly alive = new Set<string>();
   /** Nodes that are known no longer. */
   readonly gone = new Set<string>();
+  /** Nodes that route. */
+  readonly routers: string[] = [];
   readonly listeners = new Set<() => void>();
   readonly callsInFlight: Record<string, number> = {};
   readonly log: Logger = createLogger({
@@ -142,7 +147,7 @@ export class FakeMesh {
       node: (id: string) => ({ ...NodeRecord.decode(new Uint8Array()), id, draining: mesh.draining.has(id) }),
       nodes: () => [...mesh.alive].map((id) => ({ ...NodeRecord.decode(new Uint8Array()), id })),
       known: (id: string) => !mesh.gone.has(id),
-      nodesServing: () => [],
+      nodesServing: () => mesh.routers.map((id) => ({ ...NodeRecord.decode(new Uint8Array()), id })),
       onChange: (listener: () => void) => {
         mesh.listeners.add(listener);
         return () => mesh.listeners.delete(listener);
@@ -165,7 +170,10 @@ export class FakeMesh {
         mesh.heard.set(subject, handler as (event: unknown) => void);
         return () => void mesh.heard.delete(subject);
       },
-      publish: (subject) => expect.fail(`nobody is to publish ${subject}`),
+      publish: (subject, _type, message) => {
+        expect(subject).toBe(EVENT.trafficCounted);
+        mesh.counted.push(message as TrafficCounted);
+      },
       gather: (subject, _type, message) => {
         if (subject === EVENT.requestFinished) mesh.ended.push(...(message as RequestsFinished).requests);
         else {

@@ -4,6 +4,7 @@
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Usage } from "../../llm/v1/llm.ts";
+import { NamedTally, Tally } from "../../metrics/v1/tally.ts";
 import { WorkerInfo } from "../../provider/v1/provider.ts";
 
 export const protobufPackage = "cortex.events.v1";
@@ -179,6 +180,54 @@ export interface RequestFinished {
 /** What goes over cortex.request.finished: all requests that ended on a node within a quarter of a second. */
 export interface RequestsFinished {
   readonly requests: readonly RequestFinished[];
+}
+
+/**
+ * cortex.traffic.counted: what ended on a router within a quarter of a second, added up. It is what the figures of the last hour are
+ * made of. Of each list, what is beyond its bound is left out; the tallies have none, as few can end in so short a time.
+ */
+export interface TrafficCounted {
+  /** The node of the router. */
+  readonly node: string;
+  /** All requests. */
+  readonly total?:
+    | Tally
+    | undefined;
+  /** Attempts by worker and provider, requests by model, tenant and strategy. */
+  readonly tallies: readonly NamedTally[];
+  readonly firstTokens: readonly TrafficCounted_FirstTokens[];
+  readonly takeovers: readonly TrafficCounted_Takeover[];
+  readonly failures: readonly TrafficCounted_Failure[];
+}
+
+/** The first tokens of one worker with one model, at most 64: others that route learn from them how fast it is. */
+export interface TrafficCounted_FirstTokens {
+  readonly worker: string;
+  readonly model: string;
+  /** From the start of the attempt. */
+  readonly timesMs: readonly number[];
+}
+
+/** Requests that one worker failed first and another one served, or it itself when it was asked again; at most 100 kinds. */
+export interface TrafficCounted_Takeover {
+  readonly failedWorker: string;
+  /** Why it failed: the reason of the error catalogue. */
+  readonly reason: string;
+  readonly worker: string;
+  /** Content had come from the one that failed, and the other one went on with it. */
+  readonly inTheMiddle: boolean;
+  readonly requests: number;
+  /** The trace of the first of them, 32 hexadecimal digits. */
+  readonly traceId: string;
+}
+
+/** Requests that nobody could serve, for no fault of their own; at most 100 kinds. */
+export interface TrafficCounted_Failure {
+  readonly requestedModel: string;
+  readonly reason: string;
+  readonly requests: number;
+  /** The trace of the first of them, 32 hexadecimal digits. */
+  readonly traceId: string;
 }
 
 /**
@@ -1060,6 +1109,420 @@ export const RequestsFinished: MessageFns<RequestsFinished> = {
   fromPartial(object: DeepPartial<RequestsFinished>): RequestsFinished {
     const message = createBaseRequestsFinished() as any;
     message.requests = object.requests?.map((e) => RequestFinished.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseTrafficCounted(): TrafficCounted {
+  return { node: "", total: undefined, tallies: [], firstTokens: [], takeovers: [], failures: [] };
+}
+
+export const TrafficCounted: MessageFns<TrafficCounted> = {
+  encode(message: TrafficCounted, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.node !== "") {
+      writer.uint32(10).string(message.node);
+    }
+    if (message.total !== undefined) {
+      Tally.encode(message.total, writer.uint32(18).fork()).join();
+    }
+    for (const v of message.tallies) {
+      NamedTally.encode(v!, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.firstTokens) {
+      TrafficCounted_FirstTokens.encode(v!, writer.uint32(34).fork()).join();
+    }
+    for (const v of message.takeovers) {
+      TrafficCounted_Takeover.encode(v!, writer.uint32(42).fork()).join();
+    }
+    for (const v of message.failures) {
+      TrafficCounted_Failure.encode(v!, writer.uint32(50).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TrafficCounted {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrafficCounted() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.total = Tally.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.tallies.push(NamedTally.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.firstTokens.push(TrafficCounted_FirstTokens.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.takeovers.push(TrafficCounted_Takeover.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.failures.push(TrafficCounted_Failure.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<TrafficCounted>): TrafficCounted {
+    return TrafficCounted.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TrafficCounted>): TrafficCounted {
+    const message = createBaseTrafficCounted() as any;
+    message.node = object.node ?? "";
+    message.total = (object.total !== undefined && object.total !== null) ? Tally.fromPartial(object.total) : undefined;
+    message.tallies = object.tallies?.map((e) => NamedTally.fromPartial(e)) || [];
+    message.firstTokens = object.firstTokens?.map((e) => TrafficCounted_FirstTokens.fromPartial(e)) || [];
+    message.takeovers = object.takeovers?.map((e) => TrafficCounted_Takeover.fromPartial(e)) || [];
+    message.failures = object.failures?.map((e) => TrafficCounted_Failure.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseTrafficCounted_FirstTokens(): TrafficCounted_FirstTokens {
+  return { worker: "", model: "", timesMs: [] };
+}
+
+export const TrafficCounted_FirstTokens: MessageFns<TrafficCounted_FirstTokens> = {
+  encode(message: TrafficCounted_FirstTokens, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.worker !== "") {
+      writer.uint32(10).string(message.worker);
+    }
+    if (message.model !== "") {
+      writer.uint32(18).string(message.model);
+    }
+    if (message.timesMs.length !== 0) {
+      writer.uint32(26).fork();
+      for (const v of message.timesMs) {
+        writer.float(v);
+      }
+      writer.join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TrafficCounted_FirstTokens {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrafficCounted_FirstTokens() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.worker = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.model = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag === 29) {
+              message.timesMs.push(reader.float());
+
+              continue;
+            }
+
+            if (tag === 26) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.timesMs.push(reader.float());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<TrafficCounted_FirstTokens>): TrafficCounted_FirstTokens {
+    return TrafficCounted_FirstTokens.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TrafficCounted_FirstTokens>): TrafficCounted_FirstTokens {
+    const message = createBaseTrafficCounted_FirstTokens() as any;
+    message.worker = object.worker ?? "";
+    message.model = object.model ?? "";
+    message.timesMs = object.timesMs?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseTrafficCounted_Takeover(): TrafficCounted_Takeover {
+  return { failedWorker: "", reason: "", worker: "", inTheMiddle: false, requests: 0, traceId: "" };
+}
+
+export const TrafficCounted_Takeover: MessageFns<TrafficCounted_Takeover> = {
+  encode(message: TrafficCounted_Takeover, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.failedWorker !== "") {
+      writer.uint32(10).string(message.failedWorker);
+    }
+    if (message.reason !== "") {
+      writer.uint32(18).string(message.reason);
+    }
+    if (message.worker !== "") {
+      writer.uint32(26).string(message.worker);
+    }
+    if (message.inTheMiddle !== false) {
+      writer.uint32(32).bool(message.inTheMiddle);
+    }
+    if (message.requests !== 0) {
+      writer.uint32(40).uint32(message.requests);
+    }
+    if (message.traceId !== "") {
+      writer.uint32(50).string(message.traceId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TrafficCounted_Takeover {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrafficCounted_Takeover() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.failedWorker = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.worker = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.inTheMiddle = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.requests = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.traceId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<TrafficCounted_Takeover>): TrafficCounted_Takeover {
+    return TrafficCounted_Takeover.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TrafficCounted_Takeover>): TrafficCounted_Takeover {
+    const message = createBaseTrafficCounted_Takeover() as any;
+    message.failedWorker = object.failedWorker ?? "";
+    message.reason = object.reason ?? "";
+    message.worker = object.worker ?? "";
+    message.inTheMiddle = object.inTheMiddle ?? false;
+    message.requests = object.requests ?? 0;
+    message.traceId = object.traceId ?? "";
+    return message;
+  },
+};
+
+function createBaseTrafficCounted_Failure(): TrafficCounted_Failure {
+  return { requestedModel: "", reason: "", requests: 0, traceId: "" };
+}
+
+export const TrafficCounted_Failure: MessageFns<TrafficCounted_Failure> = {
+  encode(message: TrafficCounted_Failure, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.requestedModel !== "") {
+      writer.uint32(10).string(message.requestedModel);
+    }
+    if (message.reason !== "") {
+      writer.uint32(18).string(message.reason);
+    }
+    if (message.requests !== 0) {
+      writer.uint32(24).uint32(message.requests);
+    }
+    if (message.traceId !== "") {
+      writer.uint32(34).string(message.traceId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TrafficCounted_Failure {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrafficCounted_Failure() as any;
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.requestedModel = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.requests = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.traceId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<TrafficCounted_Failure>): TrafficCounted_Failure {
+    return TrafficCounted_Failure.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TrafficCounted_Failure>): TrafficCounted_Failure {
+    const message = createBaseTrafficCounted_Failure() as any;
+    message.requestedModel = object.requestedModel ?? "";
+    message.reason = object.reason ?? "";
+    message.requests = object.requests ?? 0;
+    message.traceId = object.traceId ?? "";
     return message;
   },
 };

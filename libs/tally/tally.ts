@@ -4,10 +4,10 @@ import {
   AttemptOutcome,
   type RequestFinished,
   RequestOutcome,
-} from "../../libs/gen/cortex/events/v1/events.ts";
-import type { Tally as EncodedTally } from "../../libs/gen/cortex/metrics/v1/memory.ts";
-import type { Figures, HealthScore, Latency } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
-import { CATALOGUE, type Reason } from "../../libs/rpc/index.ts";
+} from "../gen/cortex/events/v1/events.ts";
+import type { Figures, HealthScore, Latency } from "../gen/cortex/metrics/v1/metrics.ts";
+import type { Tally as EncodedTally } from "../gen/cortex/metrics/v1/tally.ts";
+import { CATALOGUE, type Reason } from "../rpc/index.ts";
 import { Sketch } from "./sketch.ts";
 
 /** What is counted under a reason that this version does not know. */
@@ -153,6 +153,27 @@ export class Tally {
       duration: this.duration.encode(),
       timeToFirstToken: this.timeToFirstToken.encode(),
     };
+  }
+
+  /** Begins anew. */
+  clear(): void {
+    this.requests = 0;
+    this.errors = 0;
+    this.errorsByReason.clear();
+    this.cancelled = 0;
+    this.superseded = 0;
+    this.inputTokens = 0;
+    this.outputTokens = 0;
+    this.streamedTokens = 0;
+    this.streamedMs = 0;
+    this.costUsd = 0;
+    this.cacheHits = 0;
+    this.shared = 0;
+    this.failovers = 0;
+    this.judged = 0;
+    this.succeeded = 0;
+    this.duration.clear();
+    this.timeToFirstToken.clear();
   }
 
   get tokensPerSecond(): number {

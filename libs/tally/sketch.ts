@@ -2,7 +2,7 @@
  * How values are distributed, in little memory: a DDSketch (Masson, Rim, Lee 2019). Buckets grow by 2 %, so a quantile is within 1 %
  * of the true one, and two sketches put together are the sketch of all their values. Encoded, ten values take about 30 bytes.
  */
-import type { Sketch as EncodedSketch } from "../../libs/gen/cortex/metrics/v1/memory.ts";
+import type { Sketch as EncodedSketch } from "../gen/cortex/metrics/v1/tally.ts";
 
 /** How far a quantile may be from the true value, as a part of it. */
 export const ACCURACY = 0.01;
@@ -102,6 +102,14 @@ export class Sketch {
       last = this.#first + place;
     }
     return { sum: this.sum, max: this.max, buckets };
+  }
+
+  /** Begins anew, with the room that it had. */
+  clear(): void {
+    this.count = 0;
+    this.sum = 0;
+    this.max = 0;
+    this.#counts.fill(0);
   }
 
   /** Makes room for a bucket. */

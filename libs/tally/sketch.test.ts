@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Sketch as EncodedSketch } from "../../libs/gen/cortex/metrics/v1/memory.ts";
+import { Sketch as EncodedSketch } from "../gen/cortex/metrics/v1/tally.ts";
 import { ACCURACY, Sketch } from "./sketch.ts";
 
 const QUANTILES = [0, 0.1, 0.5, 0.9, 0.95, 0.99, 1];

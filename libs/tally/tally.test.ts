@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { AttemptOutcome, RequestOutcome } from "../../libs/gen/cortex/events/v1/events.ts";
+import { AttemptOutcome, RequestOutcome } from "../gen/cortex/events/v1/events.ts";
 import { Tally } from "./tally.ts";
 import { attempt, request } from "./test-events.ts";
 

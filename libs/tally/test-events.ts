@@ -1,10 +1,5 @@
 /** Events for tests. */
-import {
-  AttemptFinished,
-  AttemptOutcome,
-  RequestFinished,
-  RequestOutcome,
-} from "../../libs/gen/cortex/events/v1/events.ts";
+import { AttemptFinished, AttemptOutcome, RequestFinished, RequestOutcome } from "../gen/cortex/events/v1/events.ts";
 
 /** A request that was served, but for what is said otherwise. */
 export function request(more: Partial<RequestFinished> = {}): RequestFinished {
