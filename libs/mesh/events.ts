@@ -28,7 +28,8 @@ export interface Events {
   /**
    * Publishes an event of a kind that comes often, for a fraction of the cost: those of a quarter of a second arrive as one message.
    * While NATS is away, the oldest of them give way by the message.
-   * `type` has nothing but one repeated field, and `message` one event in it. What belongs to a trace says so itself.
+   * `type` has nothing but one repeated field, and `message` one event in it, which nobody changes any more: it is encoded later.
+   * What belongs to a trace says so itself.
    */
   gather<T>(subject: string, type: MessageType<T>, message: T): void;
   /** Calls `handler` for each message of a subject, also after reconnects. Returns how to stop. What it throws is logged. */
@@ -73,47 +74,87 @@ interface Outgoing {
   readonly events: number;
 }
 
+/** Encoded events of one subject. */
+interface Parcel {
+  readonly payload: Uint8Array;
+  readonly events: number;
+}
+
+/**
+ * So many events are encoded in one go, or fewer when it is time to send them: encoding touches much memory, which is the same for all
+ * of a kind, and has long left the processor's caches when it is done once a request.
+ */
+const TOGETHER = 16;
+
 /**
  * Gathered events of one subject that are still taken in: encoded messages one behind the other are one message that has the
  * repeated fields of them all. They are encoded into one buffer, as most of what encoding costs is a buffer for each.
  */
 class Batch {
+  readonly #type: MessageType<unknown>;
+  /** Those that are not encoded yet. */
+  #messages: unknown[] = [];
   readonly #writer = new BinaryWriter();
   /** How far it has written, and the messages that it is in the middle of, which the library keeps to itself. */
   readonly #inside = this.#writer as unknown as { pos: number; stackPos: number[] };
-  /** How many bytes those before the last event have. */
-  #before = 0;
-  events = 0;
+  #encoded = 0;
 
+  constructor(type: MessageType<unknown>) {
+    this.#type = type;
+  }
+
+  /** Of those that are encoded. */
   get bytes(): number {
     return this.#inside.pos;
   }
 
-  /** Takes in an event. Throws when it can't be encoded, and is then as it was. */
-  add<T>(type: MessageType<T>, message: T): void {
-    const before = this.bytes;
-    try {
-      type.encode(message, this.#writer);
-    } catch (error) {
-      this.#inside.pos = before;
-      this.#inside.stackPos = [];
-      throw error;
-    }
-    this.#before = before;
-    this.events++;
+  /** Those that are encoded, and those that are not yet. */
+  get events(): number {
+    return this.#encoded + this.#messages.length;
   }
 
-  /** All of it, with the last event by itself when it is too large for one message; from now on it is empty. */
-  take(subject: string): Outgoing[] {
-    const { events, bytes } = this;
-    const before = this.#before;
-    const payload = this.#writer.finish();
-    this.events = 0;
-    this.#before = 0;
-    if (bytes <= BATCH_BYTES_MAX || events === 1) return [{ subject, payload, trace: undefined, events }];
+  /** Takes in an event; whether it is time to encode those that have come. */
+  add(message: unknown): boolean {
+    this.#messages.push(message);
+    return this.#messages.length >= TOGETHER;
+  }
+
+  /** Encodes what is not encoded yet. Returns what became too large for one message, and what could not be encoded. */
+  encode(): { readonly full: Parcel[]; readonly refused: unknown[] } {
+    const full: Parcel[] = [];
+    const refused: unknown[] = [];
+    for (const message of this.#messages) {
+      const before = this.bytes;
+      try {
+        this.#type.encode(message, this.#writer);
+      } catch (error) {
+        this.#inside.pos = before;
+        this.#inside.stackPos = [];
+        refused.push(error);
+        continue;
+      }
+      this.#encoded++;
+      if (this.bytes > BATCH_BYTES_MAX) full.push(...this.#takeAround(before));
+      else if (this.#encoded >= BATCH_MAX) full.push(this.take());
+    }
+    this.#messages = [];
+    return { full, refused };
+  }
+
+  /** All that is encoded; from now on there is nothing in it that is. */
+  take(): Parcel {
+    const parcel = { payload: this.#writer.finish(), events: this.#encoded };
+    this.#encoded = 0;
+    return parcel;
+  }
+
+  /** The same, with the last event by itself: together, they are too large. */
+  #takeAround(before: number): Parcel[] {
+    const { payload, events } = this.take();
+    if (events === 1) return [{ payload, events }];
     return [
-      { subject, payload: payload.subarray(0, before), trace: undefined, events: events - 1 },
-      { subject, payload: payload.subarray(before), trace: undefined, events: 1 },
+      { payload: payload.subarray(0, before), events: events - 1 },
+      { payload: payload.subarray(before), events: 1 },
     ];
   }
 }
@@ -187,20 +228,11 @@ export class MeshEvents implements Events {
     }
     let batch = this.#batches.get(subject);
     if (batch === undefined) {
-      batch = new Batch();
+      batch = new Batch(type as MessageType<unknown>);
       this.#batches.set(subject, batch);
     }
-    try {
-      batch.add(type, message);
-    } catch (error) {
-      this.#refuse(subject, error);
-      return;
-    }
     this.#gathered++;
-    if (batch.events >= BATCH_MAX || batch.bytes > BATCH_BYTES_MAX) {
-      this.#endBatch(subject, batch);
-      this.#sendWaiting();
-    }
+    if (batch.add(message)) this.#encode(subject, batch);
     this.#makeRoom();
     this.#gathering ??= setTimeout(() => this.#sendAll(), GATHER_MS).unref();
   }
@@ -309,16 +341,33 @@ export class MeshEvents implements Events {
     this.#gathering = undefined;
     // Without NATS, more may come into them.
     if (!this.#canSend()) return;
-    for (const [subject, batch] of this.#batches) if (batch.events > 0) this.#endBatch(subject, batch);
+    for (const [subject, batch] of this.#batches) {
+      this.#encode(subject, batch);
+      if (batch.events > 0) this.#waitGathered(subject, batch.take());
+    }
+    this.#sendWaiting();
+  }
+
+  #encode(subject: string, batch: Batch): void {
+    const { full, refused } = batch.encode();
+    for (const error of refused) {
+      this.#gathered--;
+      this.#refuse(subject, error);
+    }
+    if (full.length === 0) return;
+    for (const parcel of full) this.#waitGathered(subject, parcel);
+    if (full.some(({ payload }) => payload.length > BATCH_BYTES_MAX)) {
+      // Its buffer has room for a giant, and would keep it.
+      this.#batches.delete(subject);
+      if (batch.events > 0) this.#waitGathered(subject, batch.take());
+    }
     this.#sendWaiting();
   }
 
   /** What was gathered waits from now on as a message. */
-  #endBatch(subject: string, batch: Batch): void {
-    this.#gathered -= batch.events;
-    // Its buffer has room for a giant, and would keep it.
-    if (batch.bytes > BATCH_BYTES_MAX) this.#batches.delete(subject);
-    for (const outgoing of batch.take(subject)) this.#wait(outgoing);
+  #waitGathered(subject: string, { payload, events }: Parcel): void {
+    this.#gathered -= events;
+    this.#wait({ subject, payload, trace: undefined, events });
   }
 
   #wait(message: Outgoing): void {

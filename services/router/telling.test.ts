@@ -168,8 +168,8 @@ describe("what other routers have measured", () => {
         why.filter((reason) => reason.includes("first token")).map((reason) => reason.split(",")[0]),
       ]),
     ).toEqual([
-      ["b", ["first token after 20 ms"]],
       ["a", ["first token after 900 ms"]],
+      ["b", ["first token after 20 ms"]],
     ]);
   });
 });
