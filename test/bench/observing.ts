@@ -1,32 +1,43 @@
 /**
- * `npm run bench -- --observing`: what it costs to see everything. Meshes of one process, one after the other: one that counts,
- * summarizes, keeps the last hour's events, traces, is scraped and has a live page open; and one that does none of it. Each has the
- * machine for itself, as two that take turns find the processor's caches full of the other, and is started several times, as no two
- * lives of a process are compiled alike.
+ * `npm run bench -- --observing`: what it costs to see everything. Two meshes of one process: one counts, summarizes, keeps what it has
+ * counted, traces, is scraped and has a live page open; the other one does none of it. They are asked in turns of half a second, so
+ * that whatever else goes on in the machine meets both alike, and are started several times, as no two lives of a process are
+ * compiled alike.
  */
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { FULL, Generator, Meter, type Plan, QUICK, type Round } from "./measure.ts";
+import { setTimeout as pause } from "node:timers/promises";
+import type { CallsJob, CallsResult, Outcome, TokensJob, TokensResult } from "./load.ts";
+import { FULL, Generator, Meter, type Plan, QUICK } from "./measure.ts";
 import type { Processes, Started } from "./processes.ts";
 import { machine, table } from "./report.ts";
 import { spreadOf } from "./summary.ts";
-import { portOf, startCortex, startOwn } from "./targets.ts";
+import { portOf, startCortex, startOwn, type Target } from "./targets.ts";
+import { type Process, processTree } from "./usage.ts";
 
 export const OBSERVING_HEADING = "## The cost of observing";
 
 /** So much more CPU than without. */
 const BUDGET = { call: 1.15, token: 1.05 };
-/** Fifteen times as often as usual. */
-const SCRAPE_EVERY_MS = 1_000;
-/** Pairs of lives, and what is measured in each; with so many streams that what is done once a second is not all that is seen. */
-const PAIRS = 4;
+/** Three times as often as usual. */
+const SCRAPE_EVERY_MS = 5_000;
+/** How often both are started, and how many turns each has in such a life. With so many streams that tokens are what is seen. */
+const LIVES = 3;
+const TURNS = { calls: 30, tokens: 8 };
+const TURN_MS = 500;
+const WARM_UPS = 2;
 const PLAN: Plan = {
-  rounds: 3,
+  ...FULL,
   warmUp: { calls: 50_000, callsMs: 12_000, tokensMs: 1_500 },
-  calls: { ...FULL.calls, forMs: 1_500 },
-  alone: { forMs: 20 },
+  calls: { ...FULL.calls, forMs: TURN_MS },
   tokens: { ...FULL.tokens, streams: 400, windowMs: 1_500 },
 };
+
+/** µs of CPU of the one and the other, in one life or one turn. */
+interface Costs {
+  readonly without: number;
+  readonly all: number;
+}
 
 /** What the bench is given to run in. */
 interface Around {
@@ -40,56 +51,97 @@ export async function benchObserving(
   { date, say, quick }: { readonly date: string; readonly say: (line: string) => void; readonly quick: boolean },
 ): Promise<{ readonly section: string; readonly withinBudget: boolean }> {
   const plan = quick ? QUICK : PLAN;
+  const turns = quick ? { calls: 4, tokens: 1 } : TURNS;
   const upstream = await startOwn(around.processes, "upstream");
   const generator = new Generator(await startOwn(around.processes, "load"));
   const surroundings = { ...around, upstream: `http://127.0.0.1:${portOf(upstream)}` };
   const collector = await startCollector();
-  const kinds = {
-    without: { settings: { metrics: { enabled: false } } },
-    all: { environment: { OTEL_EXPORTER_OTLP_ENDPOINT: collector.address } },
-  };
-  const lives: Record<keyof typeof kinds, Round[]> = { without: [], all: [] };
+  const calls: Costs[] = [];
+  const tokens: Costs[] = [];
   let scrapes = 0;
   try {
-    for (let pair = 0; pair < (quick ? 1 : PAIRS); pair++) {
-      say(`pair ${pair + 1} of ${quick ? 1 : PAIRS}`);
-      for (const kind of pair % 2 === 0 ? (["without", "all"] as const) : (["all", "without"] as const)) {
-        const node = await startCortex(surroundings, ["up"], {
-          replica: 2 * pair + Number(kind === "all"),
-          ...kinds[kind],
-        });
-        const leave = new AbortController();
-        const watching = kind === "all" ? watch(node.ready.rest!, leave.signal) : undefined;
-        const meter = new Meter(targetOf(node), generator, plan);
-        try {
-          await meter.untilUsable();
-          // What was made for calls alone is given up when streams come, and made again for both: not before a second time.
-          for (let time = 0; time < 2; time++) await meter.warmUp();
-          for (let round = 0; round < plan.rounds; round++) await meter.round();
-        } finally {
-          leave.abort();
-          scrapes += (await watching)?.scrapes ?? 0;
-        }
-        lives[kind].push(typical(meter.measurement.rounds));
-        await around.processes.end(node.child);
+    for (let life = 0; life < (quick ? 1 : LIVES); life++) {
+      say(`life ${life + 1} of ${quick ? 1 : LIVES}`);
+      const without = await startCortex(surroundings, ["up"], {
+        replica: 2 * life,
+        settings: { metrics: { enabled: false } },
+      });
+      const all = await startCortex(surroundings, ["up"], {
+        replica: 2 * life + 1,
+        environment: { OTEL_EXPORTER_OTLP_ENDPOINT: collector.address },
+      });
+      const both = [targetOf(without), targetOf(all)] as const;
+      const leave = new AbortController();
+      const watching = watch(all.ready.rest!, leave.signal);
+      try {
+        const meters = both.map((target) => new Meter(target, generator, plan));
+        for (const meter of meters) await meter.untilUsable();
+        // What was made for calls alone is given up when streams come, and made again for both: not before a second time.
+        for (let time = 0; time < WARM_UPS; time++) for (const meter of meters) await meter.warmUp();
+        const processes = both.map(({ roots }) => processTree(roots)) as [Process[], Process[]];
+        calls.push(
+          await inTurns(both, processes, turns.calls, async ({ door }) => {
+            const job: CallsJob = { kind: "calls", door, processes: processes.flat(), ...plan.calls };
+            const { cpuUs, calls: count } = succeeded(await generator.do(job));
+            return { cpuUs, count };
+          }),
+        );
+        tokens.push(
+          await inTurns(both, processes, turns.tokens, async ({ door }) => {
+            const job: TokensJob = { kind: "tokens", door, processes: processes.flat(), ...plan.tokens };
+            const { cpuUs, tokens: count } = succeeded(await generator.do(job));
+            return { cpuUs, count };
+          }),
+        );
+      } finally {
+        leave.abort();
+        scrapes += (await watching).scrapes;
       }
+      await around.processes.end(without.child);
+      await around.processes.end(all.child);
     }
   } finally {
     await collector.close();
   }
-  return report(lives.without, lives.all, { date, received: collector.received(), scrapes });
+  return report({ calls, tokens, turns, date, received: collector.received(), scrapes });
 }
 
-/** The cheapest round of a life: what else goes on in the machine only adds. */
-function typical(rounds: readonly Round[]): Round {
-  const cheapest = (pick: (round: Round) => { ownUs: number; natsUs: number }) =>
-    rounds.map(pick).reduce((best, cpu) => (cpu.ownUs + cpu.natsUs < best.ownUs + best.natsUs ? cpu : best));
-  return { ...rounds[0]!, perCall: cheapest(({ perCall }) => perCall), perToken: cheapest(({ perToken }) => perToken) };
+/**
+ * Asks both in turns. What one of a pair of turns has cost is all that its processes have used in both, as some of what they do comes
+ * later: what is sent every few seconds, and what happens by the clock. Of the pairs, the median.
+ */
+async function inTurns(
+  both: readonly [Target, Target],
+  [first, second]: readonly [readonly Process[], readonly Process[]],
+  pairs: number,
+  turn: (target: Target) => Promise<{ readonly cpuUs: readonly number[]; readonly count: number }>,
+): Promise<Costs> {
+  const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+  const costs: Costs[] = [];
+  for (let pair = 0; pair < pairs; pair++) {
+    const used = [0, 0];
+    const counts = [0, 0];
+    for (const place of pair % 2 === 0 ? [0, 1] : [1, 0]) {
+      const { cpuUs, count } = await turn(both[place]!);
+      counts[place] = count;
+      used[0]! += sum(cpuUs.slice(0, first.length));
+      used[1]! += sum(cpuUs.slice(first.length, first.length + second.length));
+    }
+    costs.push({ without: used[0]! / counts[0]!, all: used[1]! / counts[1]! });
+  }
+  // By their ratio, so that both figures are those of the same moment.
+  costs.sort((a, b) => a.all / a.without - b.all / b.without);
+  return costs[costs.length >> 1]!;
 }
 
-function targetOf(node: Started) {
+function succeeded<Result extends CallsResult | TokensResult>({ result, failures }: Outcome<Result>): Result {
+  if (failures.length > 0) throw new Error(`${failures.length} failed, first: ${failures[0]}`);
+  return result;
+}
+
+function targetOf(node: Started): Target {
   const door = { port: portOf(node), headers: { authorization: "Bearer bench" } };
-  return { key: "one" as const, name: node.name, door, roots: [node.child.pid!] };
+  return { key: "one", name: node.name, door, roots: [node.child.pid!] };
 }
 
 /** Takes spans, and throws them away. */
@@ -120,7 +172,7 @@ async function watch(rest: string, signal: AbortSignal): Promise<{ scrapes: numb
   while (!signal.aborted) {
     await readAll(`${rest}/metrics`, signal, { accept: "application/openmetrics-text; version=1.0.0" }).catch(() => {});
     scrapes++;
-    await new Promise((resolve) => setTimeout(resolve, SCRAPE_EVERY_MS));
+    await pause(SCRAPE_EVERY_MS, undefined, { signal }).catch(() => {});
   }
   await live;
   return { scrapes };
@@ -132,21 +184,25 @@ async function readAll(address: string, signal: AbortSignal, headers: Record<str
   for await (const _piece of body!) if (signal.aborted) return;
 }
 
-function report(
-  without: readonly Round[],
-  all: readonly Round[],
-  { date, received, scrapes }: { readonly date: string; readonly received: number; readonly scrapes: number },
-): { readonly section: string; readonly withinBudget: boolean } {
+function report(run: {
+  readonly calls: readonly Costs[];
+  readonly tokens: readonly Costs[];
+  readonly turns: typeof TURNS;
+  readonly date: string;
+  readonly received: number;
+  readonly scrapes: number;
+}): { readonly section: string; readonly withinBudget: boolean } {
+  const { turns, date, received, scrapes } = run;
   const parts = [
-    { name: "a call", of: ({ perCall }: Round) => perCall.ownUs + perCall.natsUs, budget: BUDGET.call },
-    { name: "a streamed token", of: ({ perToken }: Round) => perToken.ownUs + perToken.natsUs, budget: BUDGET.token },
+    { name: "a call", costs: run.calls, budget: BUDGET.call },
+    { name: "a streamed token", costs: run.tokens, budget: BUDGET.token },
   ];
-  const rows = parts.map(({ name, of, budget }) => {
-    const ratio = spreadOf(all.map((round, index) => of(round) / of(without[index]!)));
+  const rows = parts.map(({ name, costs, budget }) => {
+    const ratio = spreadOf(costs.map(({ without, all }) => all / without));
     const cells = [
       name,
-      spreadOf(without.map(of)).of.toFixed(1),
-      spreadOf(all.map(of)).of.toFixed(1),
+      spreadOf(costs.map(({ without }) => without)).of.toFixed(1),
+      spreadOf(costs.map(({ all }) => all)).of.toFixed(1),
       ratio.of.toFixed(3),
       `${ratio.from.toFixed(2)}–${ratio.to.toFixed(2)}`,
       `≤ ${budget} ${ratio.of <= budget ? "(met)" : "(over)"}`,
@@ -162,11 +218,12 @@ ${table(
   rows.map(({ cells }) => cells),
 )}
 
-- Both are \`cortex up\` in one process, nats-server included, without the cache, one after the other, started ${without.length} times each; of each life
-  the cheapest of ${PLAN.rounds} rounds after a warm-up, of the lives the median.
+- Both are \`cortex up\` in one process, nats-server included, without the cache, asked in turns: ${turns.calls} of half a second for calls and ${turns.tokens}
+  of 1.5 s with ${PLAN.tokens.streams} streams for tokens, in each of ${run.calls.length} lives after a warm-up. Of each life the median pair of turns, of the lives the median; a pair
+  has all that either has used in both turns, also what is done by the clock.
 - Seeing nothing: \`metrics.enabled: false\`, no collector. Seeing everything: as it comes, with a collector (5 % of the traces, ten a
-  second at most, and what is of interest; ${(received / 1024).toFixed(0)} KB were sent), the last hour's events in JetStream, the metrics service, ${scrapes} scrapes a second apart (Prometheus
-  makes one in 15 s), and a client of \`/api/live\`.
+  second at most, and what is of interest; ${(received / 1024).toFixed(0)} KB were sent), what was counted in the last hour in JetStream, the metrics
+  service, ${scrapes} scrapes 5 s apart (Prometheus makes one in 15 s), and a client of \`/api/live\`.
 `;
   return { section, withinBudget: rows.every(({ met }) => met) };
 }
