@@ -13,7 +13,7 @@ import type { Processes, Started } from "./processes.ts";
 import { machine, table } from "./report.ts";
 import { spreadOf } from "./summary.ts";
 import { portOf, startCortex, startOwn, type Target } from "./targets.ts";
-import { type Process, processTree } from "./usage.ts";
+import { countCpu, type Process, processTree } from "./usage.ts";
 
 export const OBSERVING_HEADING = "## The cost of observing";
 
@@ -26,6 +26,8 @@ const LIVES = 3;
 const TURNS = { calls: 30, tokens: 8 };
 const TURN_MS = 500;
 const WARM_UPS = 2;
+/** For so long nobody is asked, to see what is done by the clock. */
+const IDLE_MS = 10_000;
 const PLAN: Plan = {
   ...FULL,
   warmUp: { calls: 50_000, callsMs: 12_000, tokensMs: 1_500 },
@@ -78,16 +80,22 @@ export async function benchObserving(
         for (const meter of meters) await meter.untilUsable();
         // What was made for calls alone is given up when streams come, and made again for both: not before a second time.
         for (let time = 0; time < WARM_UPS; time++) for (const meter of meters) await meter.warmUp();
-        const processes = both.map(({ roots }) => processTree(roots)) as [Process[], Process[]];
+        const processes = both.map(({ roots }) => processTree(roots));
+        const idle = await idleUsPerMs(processes, quick ? 1_000 : IDLE_MS);
+        const meshes = both.map((target, place) => ({
+          target,
+          processes: processes[place]!,
+          idleUsPerMs: idle[place]!,
+        }));
         calls.push(
-          await inTurns(both, processes, turns.calls, async ({ door }) => {
+          await inTurns(meshes, { pairs: turns.calls, ms: plan.calls.forMs }, async ({ door }) => {
             const job: CallsJob = { kind: "calls", door, processes: processes.flat(), ...plan.calls };
             const { cpuUs, calls: count } = succeeded(await generator.do(job));
             return { cpuUs, count };
           }),
         );
         tokens.push(
-          await inTurns(both, processes, turns.tokens, async ({ door }) => {
+          await inTurns(meshes, { pairs: turns.tokens, ms: plan.tokens.windowMs }, async ({ door }) => {
             const job: TokensJob = { kind: "tokens", door, processes: processes.flat(), ...plan.tokens };
             const { cpuUs, tokens: count } = succeeded(await generator.do(job));
             return { cpuUs, count };
@@ -106,32 +114,49 @@ export async function benchObserving(
   return report({ calls, tokens, turns, date, received: collector.received(), scrapes });
 }
 
+/** One of the two that are compared. */
+interface Mesh {
+  readonly target: Target;
+  readonly processes: readonly Process[];
+  /** What it uses when nobody asks. */
+  readonly idleUsPerMs: number;
+}
+
+async function idleUsPerMs(processes: readonly (readonly Process[])[], forMs: number): Promise<number[]> {
+  const counted = processes.map((own) => countCpu(own));
+  await pause(forMs);
+  return counted.map((used) => sum(used()) / forMs);
+}
+
 /**
  * Asks both in turns. What one of a pair of turns has cost is all that its processes have used in both, as some of what they do comes
- * later: what is sent every few seconds, and what happens by the clock. Of the pairs, the median.
+ * later, but for what they would have used in the other one's turn if nobody had asked them. Of the pairs, the median.
  */
 async function inTurns(
-  both: readonly [Target, Target],
-  [first, second]: readonly [readonly Process[], readonly Process[]],
-  pairs: number,
+  meshes: readonly Mesh[],
+  { pairs, ms }: { readonly pairs: number; readonly ms: number },
   turn: (target: Target) => Promise<{ readonly cpuUs: readonly number[]; readonly count: number }>,
 ): Promise<Costs> {
-  const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+  const first = meshes[0]!.processes.length;
   const costs: Costs[] = [];
   for (let pair = 0; pair < pairs; pair++) {
-    const used = [0, 0];
+    const usedUs = meshes.map(({ idleUsPerMs: idle }) => -idle * ms);
     const counts = [0, 0];
     for (const place of pair % 2 === 0 ? [0, 1] : [1, 0]) {
-      const { cpuUs, count } = await turn(both[place]!);
+      const { cpuUs, count } = await turn(meshes[place]!.target);
       counts[place] = count;
-      used[0]! += sum(cpuUs.slice(0, first.length));
-      used[1]! += sum(cpuUs.slice(first.length, first.length + second.length));
+      usedUs[0]! += sum(cpuUs.slice(0, first));
+      usedUs[1]! += sum(cpuUs.slice(first));
     }
-    costs.push({ without: used[0]! / counts[0]!, all: used[1]! / counts[1]! });
+    costs.push({ without: usedUs[0]! / counts[0]!, all: usedUs[1]! / counts[1]! });
   }
   // By their ratio, so that both figures are those of the same moment.
   costs.sort((a, b) => a.all / a.without - b.all / b.without);
   return costs[costs.length >> 1]!;
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
 }
 
 function succeeded<Result extends CallsResult | TokensResult>({ result, failures }: Outcome<Result>): Result {
@@ -220,7 +245,7 @@ ${table(
 
 - Both are \`cortex up\` in one process, nats-server included, without the cache, asked in turns: ${turns.calls} of half a second for calls and ${turns.tokens}
   of 1.5 s with ${PLAN.tokens.streams} streams for tokens, in each of ${run.calls.length} lives after a warm-up. Of each life the median pair of turns, of the lives the median; a pair
-  has all that either has used in both turns, also what is done by the clock.
+  has what either has used in both turns, but for what it uses in as much time when nobody asks.
 - Seeing nothing: \`metrics.enabled: false\`, no collector. Seeing everything: as it comes, with a collector (5 % of the traces, ten a
   second at most, and what is of interest; ${(received / 1024).toFixed(0)} KB were sent), what was counted in the last hour in JetStream, the metrics
   service, ${scrapes} scrapes 5 s apart (Prometheus makes one in 15 s), and a client of \`/api/live\`.
