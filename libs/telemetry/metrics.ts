@@ -147,6 +147,16 @@ class HistogramSeries {
 /** From a label's value to the next label's, and at last to the series. */
 type Branch<S> = Map<string, Branch<S> | S>;
 
+interface Found<S> {
+  readonly values: readonly string[];
+  readonly series: S;
+}
+
+function sameValues(some: readonly string[], others: readonly string[]): boolean {
+  for (let level = 0; level < some.length; level++) if (some[level] !== others[level]) return false;
+  return true;
+}
+
 /** The series of one metric, by their labels' values. */
 class Family<S> {
   readonly definition: MetricDefinition;
@@ -155,6 +165,9 @@ class Family<S> {
   /** The values of each label. */
   #known: readonly Set<string>[];
   #series: S[] = [];
+  /** The two that were asked for last: mostly the next is one of them, and found without a walk through memory. */
+  #last: Found<S> | undefined;
+  #lastButOne: Found<S> | undefined;
 
   constructor(definition: MetricDefinition, make: (labels: Labels) => S) {
     this.definition = definition;
@@ -170,9 +183,22 @@ class Family<S> {
     this.#root = new Map();
     this.#known = this.definition.labels.map(() => new Set<string>());
     this.#series = [];
+    this.#last = undefined;
+    this.#lastButOne = undefined;
   }
 
   of(values: readonly string[]): S {
+    if (this.#last !== undefined && sameValues(this.#last.values, values)) return this.#last.series;
+    const found =
+      this.#lastButOne !== undefined && sameValues(this.#lastButOne.values, values)
+        ? this.#lastButOne
+        : { values, series: this.#walk(values) };
+    this.#lastButOne = this.#last;
+    this.#last = found;
+    return found.series;
+  }
+
+  #walk(values: readonly string[]): S {
     if (values.length === 0) return this.#series[0] ?? this.#add(values);
     let branch: Branch<S> = this.#root;
     const last = values.length - 1;

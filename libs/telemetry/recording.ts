@@ -134,7 +134,6 @@ class Trace {
  * somebody asks for it is not made before.
  */
 class RecordedSpan implements Span, TraceContext, FinishedSpan {
-  readonly recording = true;
   readonly name: string;
   readonly kind: SpanKind;
   readonly trace: Trace;
@@ -166,6 +165,10 @@ class RecordedSpan implements Span, TraceContext, FinishedSpan {
     this.startedAtMs = startedAtMs;
     trace.openSpans++;
     trace.idleSinceMs = undefined;
+  }
+
+  get recording(): boolean {
+    return true;
   }
 
   get context(): TraceContext {
