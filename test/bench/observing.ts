@@ -22,12 +22,12 @@ const BUDGET = { call: 1.15, token: 1.05 };
 /** Three times as often as usual. */
 const SCRAPE_EVERY_MS = 5_000;
 /** How often both are started, and how many turns each has in such a life. With so many streams that tokens are what is seen. */
-const LIVES = 3;
-const TURNS = { calls: 30, tokens: 8 };
+const LIVES = 6;
+const TURNS = { calls: 20, tokens: 8 };
 const TURN_MS = 500;
 const WARM_UPS = 2;
 /** For so long nobody is asked, to see what is done by the clock. */
-const IDLE_MS = 10_000;
+const IDLE_MS = 5_000;
 const PLAN: Plan = {
   ...FULL,
   warmUp: { calls: 50_000, callsMs: 12_000, tokensMs: 1_500 },

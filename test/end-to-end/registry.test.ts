@@ -273,6 +273,8 @@ describe.each(SHAPES)("workers at run time, with %s", (shape) => {
       );
     await expect(register(USER)).rejects.toMatchObject({ reason: "PERMISSION_DENIED" });
     await register(ADMIN);
+    // Before it runs, its removal would seem to be over at once.
+    await expect.poll(() => nodesOf(mesh, "w"), soon).toHaveLength(1);
     await remove(mesh, "w");
     // Reading is for everybody who has a key.
     expect(await nodesOf(mesh, "main")).toHaveLength(1);
