@@ -48,7 +48,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   "libs/mesh": ["libs/gen", "libs/telemetry", "libs/rpc"],
   "libs/adapter": ["libs/gen", "libs/collections", "libs/telemetry", "libs/rpc", "libs/mesh"],
   "libs/caching": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/mesh"],
-  "libs/tally": ["libs/gen", "libs/rpc"],
+  "libs/tally": ["libs/gen", "libs/telemetry", "libs/rpc"],
   "libs/continuation": ["libs/gen", "libs/rpc"],
   "libs/openai-protocol": ["libs/gen", "libs/rpc", "libs/adapter"],
   "libs/host": ["libs/gen", "libs/telemetry", "libs/rpc", "libs/mesh", "libs/adapter", "libs/caching"],

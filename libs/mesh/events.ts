@@ -97,7 +97,8 @@ class Batch {
   readonly #writer = new BinaryWriter();
   /** How far it has written, and the messages that it is in the middle of, which the library keeps to itself. */
   readonly #inside = this.#writer as unknown as { pos: number; stackPos: number[] };
-  #encoded = 0;
+  /** How many are encoded. */
+  encoded = 0;
 
   constructor(type: MessageType<unknown>) {
     this.#type = type;
@@ -106,11 +107,6 @@ class Batch {
   /** Of those that are encoded. */
   get bytes(): number {
     return this.#inside.pos;
-  }
-
-  /** Those that are encoded, and those that are not yet. */
-  get events(): number {
-    return this.#encoded + this.#messages.length;
   }
 
   /** Takes in an event; whether it is time to encode those that have come. */
@@ -133,9 +129,9 @@ class Batch {
         refused.push(error);
         continue;
       }
-      this.#encoded++;
+      this.encoded++;
       if (this.bytes > BATCH_BYTES_MAX) full.push(...this.#takeAround(before));
-      else if (this.#encoded >= BATCH_MAX) full.push(this.take());
+      else if (this.encoded >= BATCH_MAX) full.push(this.take());
     }
     this.#messages = [];
     return { full, refused };
@@ -143,8 +139,8 @@ class Batch {
 
   /** All that is encoded; from now on there is nothing in it that is. */
   take(): Parcel {
-    const parcel = { payload: this.#writer.finish(), events: this.#encoded };
-    this.#encoded = 0;
+    const parcel = { payload: this.#writer.finish(), events: this.encoded };
+    this.encoded = 0;
     return parcel;
   }
 
@@ -343,7 +339,7 @@ export class MeshEvents implements Events {
     if (!this.#canSend()) return;
     for (const [subject, batch] of this.#batches) {
       this.#encode(subject, batch);
-      if (batch.events > 0) this.#waitGathered(subject, batch.take());
+      if (batch.encoded > 0) this.#waitGathered(subject, batch.take());
     }
     this.#sendWaiting();
   }
@@ -359,7 +355,7 @@ export class MeshEvents implements Events {
     if (full.some(({ payload }) => payload.length > BATCH_BYTES_MAX)) {
       // Its buffer has room for a giant, and would keep it.
       this.#batches.delete(subject);
-      if (batch.events > 0) this.#waitGathered(subject, batch.take());
+      if (batch.encoded > 0) this.#waitGathered(subject, batch.take());
     }
     this.#sendWaiting();
   }

@@ -8,10 +8,8 @@ import {
 import type { Figures, HealthScore, Latency } from "../gen/cortex/metrics/v1/metrics.ts";
 import type { Tally as EncodedTally } from "../gen/cortex/metrics/v1/tally.ts";
 import { CATALOGUE, type Reason } from "../rpc/index.ts";
+import { OTHER } from "../telemetry/index.ts";
 import { Sketch } from "./sketch.ts";
-
-/** What is counted under a reason that this version does not know. */
-const OTHER_REASON = "(other)";
 
 /**
  * Failures that say nothing about who was asked: the client's own, what this request wanted and another one would not, and that the
@@ -93,7 +91,7 @@ export class Tally {
 
   #addError(reason: string): void {
     this.errors++;
-    const known = Object.hasOwn(CATALOGUE, reason) ? reason : OTHER_REASON;
+    const known = Object.hasOwn(CATALOGUE, reason) ? reason : OTHER;
     this.errorsByReason.set(known, (this.errorsByReason.get(known) ?? 0) + 1);
   }
 

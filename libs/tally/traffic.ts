@@ -3,6 +3,7 @@ import { type AttemptFinished, type RequestFinished, RequestOutcome } from "../g
 import { Dimension } from "../gen/cortex/metrics/v1/metrics.ts";
 import type { Tally as EncodedTally, NamedTally } from "../gen/cortex/metrics/v1/tally.ts";
 import type { Reason } from "../rpc/index.ts";
+import { OTHER } from "../telemetry/index.ts";
 import { Tally } from "./tally.ts";
 
 /** The dimensions that figures are kept by. */
@@ -14,8 +15,6 @@ export const DIMENSIONS = [
   Dimension.STRATEGY,
 ] as const satisfies readonly Dimension[];
 
-/** Whatever there is no room for by name. */
-export const OTHER = "(other)";
 /** Longer names are cut. */
 export const NAME_CHARACTERS_MAX = 200;
 

@@ -2,8 +2,9 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { AttemptOutcome, RequestOutcome } from "../../libs/gen/cortex/events/v1/events.ts";
 import { Dimension, type Figures } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
-import { DIMENSIONS, OTHER, Tally } from "../../libs/tally/index.ts";
+import { DIMENSIONS, Tally } from "../../libs/tally/index.ts";
 import { attempt, request } from "../../libs/tally/test-events.ts";
+import { OTHER } from "../../libs/telemetry/index.ts";
 import { FINE_MS, MEMORY_MS, Memory } from "./memory.ts";
 import { countAttempt, countRequest } from "./test-counting.ts";
 

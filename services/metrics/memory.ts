@@ -6,7 +6,8 @@
  */
 import { Step } from "../../libs/gen/cortex/metrics/v1/memory.ts";
 import { Dimension } from "../../libs/gen/cortex/metrics/v1/metrics.ts";
-import { DIMENSIONS, type EncodedTraffic, NAME_CHARACTERS_MAX, OTHER, Tally, Traffic } from "../../libs/tally/index.ts";
+import { DIMENSIONS, type EncodedTraffic, NAME_CHARACTERS_MAX, Tally, Traffic } from "../../libs/tally/index.ts";
+import { OTHER } from "../../libs/telemetry/index.ts";
 
 /** How far back it goes. */
 export const MEMORY_MS = 3_600_000;

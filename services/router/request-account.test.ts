@@ -1,6 +1,13 @@
 /** What a router tells of each request: once, however it ended, with all that was used for it. */
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { type RequestFinished, RequestOutcome, UsageSource } from "../../libs/gen/cortex/events/v1/events.ts";
+import {
+  type AttemptFinished,
+  AttemptKind,
+  AttemptOutcome,
+  type RequestFinished,
+  RequestOutcome,
+  UsageSource,
+} from "../../libs/gen/cortex/events/v1/events.ts";
 import type { CompletionRequest, EmbeddingRequest } from "../../libs/gen/cortex/llm/v1/llm.ts";
 import {
   type CacheOptions,
@@ -9,6 +16,7 @@ import {
   type RouterServiceDefinition,
 } from "../../libs/gen/cortex/router/v1/router.ts";
 import { type OwnedCall, RpcError, type Service, startCall } from "../../libs/rpc/index.ts";
+import { attempt as attemptFinished } from "../../libs/tally/test-events.ts";
 import { RequestAccount } from "./request-account.ts";
 import type { Telling } from "./telling.ts";
 import {
@@ -495,6 +503,32 @@ describe("an answer that several share", () => {
     account.end(undefined, { inputTokens: 100 });
     expect(told).toMatchObject([{ cache: "", attempts: 1, worker: "a", usage: { inputTokens: 3 }, costUsd: 5 }]);
   });
+
+  it.each([
+    [AttemptKind.FAILOVER, [["a", "c", false]]],
+    [AttemptKind.CONTINUATION, [["a", "c", true]]],
+    [AttemptKind.HEDGE, []],
+    [AttemptKind.FIRST, []],
+  ])(
+    "tells that another worker took over, from the first that had failed, only if it was asked for that: kind %i",
+    (kind, expected) => {
+      const told: unknown[] = [];
+      const telling = {
+        requestBegins: () => {},
+        tellTakeover: (failed: AttemptFinished, served: AttemptFinished, inTheMiddle: boolean) =>
+          told.push([failed.worker, served.worker, inTheMiddle]),
+      };
+      const account = new RequestAccount(
+        { operation: "chat", model: "m", stream: true, call: callOf() },
+        { nodeId: "here", now: () => 0, telling: telling as unknown as Telling },
+      );
+      account.add(attemptFinished({ worker: "a", outcome: AttemptOutcome.FAILED }));
+      account.add(attemptFinished({ worker: "b", outcome: AttemptOutcome.INTERRUPTED }));
+      account.add(attemptFinished({ worker: "c", kind }));
+      account.add(attemptFinished({ worker: "d", kind: AttemptKind.FAILOVER, outcome: AttemptOutcome.SUPERSEDED }));
+      expect(told).toEqual(expected);
+    },
+  );
 
   it("ends for all when all have left, whole or streamed", async () => {
     const held = new Held();

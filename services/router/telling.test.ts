@@ -71,7 +71,7 @@ describe("what a router tells in sums", () => {
     ]);
   });
 
-  it("says who failed, why, and who took over, with how often; not of hedges, nor when nobody had failed", async () => {
+  it("says who failed, why, and who took over, with how often, but not when nobody had failed", async () => {
     const mesh = new FakeMesh({ busy: failing(overloaded), a: saying("hi") });
     const router = mesh.router();
     for (let index = 0; index < 3; index++) await ask(router);
@@ -129,6 +129,12 @@ describe("what a router tells in sums", () => {
       nodeId: "n",
       events: { publish: (_subject, _type, message) => void messages.push(message as unknown as TrafficCounted) },
     });
+    for (let index = 0; index < 5_000; index++) {
+      teller.request(requestFinished({ requestedModel: `${index}${"模".repeat(300)}` }));
+      const model = `${index}${"模".repeat(195)}`;
+      teller.attempt(attempt({ model, timeToFirstTokenMs: 1 }));
+      teller.attempt(attempt({ model: "x".repeat(1_000_000), timeToFirstTokenMs: 1 }));
+    }
     for (let index = 0; index < 12_000; index++) {
       const durationMs = 1 + ((index * 7_919) % 100_000);
       const worker = `${index % 3_000}`.padStart(60, "w");
@@ -141,8 +147,8 @@ describe("what a router tells in sums", () => {
     const sizes = messages.map((message) => TrafficCounted.encode(message).finish().length);
     expect(Math.max(...sizes)).toBeLessThan(1_000_000);
     const all = sums(messages);
-    expect(all.total.requests).toBe(12_000);
-    expect(all.by.get(Dimension.WORKER)!.size).toBe(3_000);
+    expect(all.total.requests).toBe(17_000);
+    expect(all.by.get(Dimension.WORKER)!.size).toBe(3_001);
     expect(Math.max(...messages.flatMap(({ takeovers, failures }) => [takeovers.length, failures.length]))).toBe(100);
   });
 });

@@ -61,9 +61,8 @@ export class Telling {
   tellAttempt(attempt: AttemptFinished, context: AttemptContext): void {
     this.#events.gather(EVENT.attemptFinished, AttemptsFinished, { attempts: [attempt] });
     if (!this.#metrics.enabled) return;
-    this.#timer ??= setTimeout(() => this.tellSums(), TELL_MS).unref();
     this.#endedAttempts.push({ attempt, context });
-    if (this.#endedAttempts.length >= TOGETHER) this.countEnded();
+    this.#oneMoreEnded(this.#endedAttempts.length);
   }
 
   /** A request has ended, however it ended. */
@@ -72,9 +71,8 @@ export class Telling {
     if (request.stream) this.#streams--;
     this.#events.gather(EVENT.requestFinished, RequestsFinished, { requests: [request] });
     if (!this.#metrics.enabled) return;
-    this.#timer ??= setTimeout(() => this.tellSums(), TELL_MS).unref();
     this.#endedRequests.push({ request, trace });
-    if (this.#endedRequests.length >= TOGETHER) this.countEnded();
+    this.#oneMoreEnded(this.#endedRequests.length);
   }
 
   /** A request was served after the worker that was asked first had failed: `inTheMiddle` of its answer, or before it. */
@@ -92,6 +90,11 @@ export class Telling {
       this.#counted.request(request, trace);
       this.#traffic.request(request);
     }
+  }
+
+  #oneMoreEnded(waiting: number): void {
+    this.#timer ??= setTimeout(() => this.tellSums(), TELL_MS).unref();
+    if (waiting >= TOGETHER) this.countEnded();
   }
 
   /** Tells all sums at once: it is time, or the router is about to stop. */

@@ -15,10 +15,10 @@ import { EVENT, NO_TRACE } from "../../libs/telemetry/index.ts";
 
 /** So many are told at once, of so many names, so that the message stays below what NATS takes, 1 MB, however long the names are. */
 const ENDED_MAX = 4_000;
-const NAMES_MAX = 1_000;
+const NAMES_MAX = 800;
 /** Of each pair, and how many pairs. */
 const FIRST_TOKENS_MAX = 64;
-const FIRST_TOKENS_PAIRS_MAX = 500;
+const FIRST_TOKENS_PAIRS_MAX = 200;
 const TAKEOVERS_MAX = 100;
 const FAILURES_MAX = 100;
 
@@ -95,7 +95,8 @@ export class TrafficTeller {
     const key = `${worker} ${model}`;
     let known = this.#firstTokens.get(key);
     if (known === undefined) {
-      if (this.#firstTokens.size >= FIRST_TOKENS_PAIRS_MAX) return;
+      // A client may make up a name as long as it likes, where a worker is asked for any model.
+      if (this.#firstTokens.size >= FIRST_TOKENS_PAIRS_MAX || model.length > NAME_CHARACTERS_MAX) return;
       known = { worker, model, timesMs: [] };
       this.#firstTokens.set(key, known);
     }

@@ -200,7 +200,10 @@ export interface TrafficCounted {
   readonly failures: readonly TrafficCounted_Failure[];
 }
 
-/** The first tokens of one worker with one model, at most 64: others that route learn from them how fast it is. */
+/**
+ * The first tokens of one worker with one model, at most 64, of at most 200 pairs whose model has at most 200 characters: others that
+ * route learn from them how fast it is.
+ */
 export interface TrafficCounted_FirstTokens {
   readonly worker: string;
   readonly model: string;
